@@ -1,0 +1,30 @@
+// The matrix types that every other header speaks.
+#pragma once
+
+#include <Eigen/Core>
+#include <concepts>
+
+namespace nola {
+
+/// Signed size and index type.
+using Index = Eigen::Index;
+
+/// Row-major matrix [rows = batch, columns = features]. Leading dimensions are flattened:
+/// [batch, tokens, features] is passed as [batch*tokens, features].
+template <std::floating_point T>
+using Tensor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// Column vector.
+template <std::floating_point T>
+using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
+
+/// A matrix to read. A row-major matrix, a block of its rows and a Map over foreign memory are read in place;
+/// a column-major matrix, a strided column or an expression is evaluated into a copy first.
+template <std::floating_point T>
+using TensorRef = Eigen::Ref<const Tensor<T>>;
+
+/// Column-major factor [length x rank]: A as it stands, B transposed, so that a rank vector is contiguous in both.
+template <std::floating_point T>
+using FactorMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;
+
+}  // namespace nola
