@@ -1,0 +1,21 @@
+# Installs the headers and the package that find_package(nola [COMPONENTS io]) reads.
+include(CMakePackageConfigHelpers)
+include(GNUInstallDirs)
+
+set(packageDirectory "${CMAKE_INSTALL_DATADIR}/cmake/nola")
+target_include_directories(nola INTERFACE "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>")
+install(DIRECTORY include/nola DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "specification.md")
+
+# An export set each, so that reading the core's never asks for what io needs.
+install(TARGETS nola EXPORT nolaTargets)
+install(EXPORT nolaTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
+install(TARGETS nola_io EXPORT nolaIoTargets)
+install(EXPORT nolaIoTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
+
+configure_package_config_file(cmake/nolaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/nolaConfig.cmake"
+                              INSTALL_DESTINATION "${packageDirectory}")
+write_basic_package_version_file("${CMAKE_CURRENT_BINARY_DIR}/nolaConfigVersion.cmake"
+                                 COMPATIBILITY SameMajorVersion ARCH_INDEPENDENT)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/nolaConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/nolaConfigVersion.cmake"
+        DESTINATION "${packageDirectory}")

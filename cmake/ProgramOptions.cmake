@@ -1,0 +1,18 @@
+# How nola's own programs are compiled: warnings as errors, and by option for this machine or under a sanitizer.
+# All of it sits in nola_program_options, which is never exported, so that none reaches a user of the library.
+option(NOLA_NATIVE "Tune nola's own programs for this machine (-march=native)" OFF)
+set(NOLA_SANITIZE "" CACHE STRING "Sanitizers for nola's own programs: 'address,undefined' or 'thread'")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES AND CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
+endif()
+
+add_library(nola_program_options INTERFACE)
+target_compile_options(nola_program_options INTERFACE
+  -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wsign-conversion -Werror
+  $<$<BOOL:${NOLA_NATIVE}>:-march=native>)
+if(NOLA_SANITIZE)
+  set(sanitizerFlags -fsanitize=${NOLA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(nola_program_options INTERFACE ${sanitizerFlags})
+  target_link_options(nola_program_options INTERFACE ${sanitizerFlags})
+endif()
