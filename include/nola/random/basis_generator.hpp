@@ -37,18 +37,23 @@ struct BasisShape {
 /// The lower-case name of a distribution, as written in files and printed in tables.
 inline std::string_view DistributionName(BasisDistribution distribution) {
   switch (distribution) {
-    case BasisDistribution::rademacher: return "rademacher";
-    case BasisDistribution::uniform: return "uniform";
-    case BasisDistribution::normal: return "normal";
-    case BasisDistribution::hadamard: return "hadamard";
+    case BasisDistribution::rademacher:
+      return "rademacher";
+    case BasisDistribution::uniform:
+      return "uniform";
+    case BasisDistribution::normal:
+      return "normal";
+    case BasisDistribution::hadamard:
+      return "hadamard";
   }
-  throw ConfigError(detail::Message("BasisDistribution: ", static_cast<int>(distribution), " is not a distribution"));
+  throw ConfigError(
+      detail::Message("BasisDistribution: ", static_cast<int>(distribution), " is not a distribution"));
 }
 
 /// The distribution of a name. @throws ConfigError for any other text.
 inline BasisDistribution DistributionFromName(std::string_view name) {
-  for (auto distribution : {BasisDistribution::rademacher, BasisDistribution::uniform, BasisDistribution::normal,
-                            BasisDistribution::hadamard}) {
+  for (auto distribution : {BasisDistribution::rademacher, BasisDistribution::uniform,
+                            BasisDistribution::normal, BasisDistribution::hadamard}) {
     if (DistributionName(distribution) == name) return distribution;
   }
   throw ConfigError(detail::Message("BasisDistribution: unknown name '", name,
@@ -75,7 +80,8 @@ struct HadamardGeometry {
   std::uint64_t stride;  ///< s, odd: rank vector c starts at slot c*s
 
   explicit constexpr HadamardGeometry(Index numBasis)
-      : size(std::bit_ceil(static_cast<std::uint64_t>(numBasis))), stride(((size * 2654435769U) >> 32) | 1U) {}
+      : size(std::bit_ceil(static_cast<std::uint64_t>(numBasis))),
+        stride(((size * 2654435769U) >> 32) | 1U) {}
 
   /// Slot of z that entry (position, column) reads.
   constexpr std::uint64_t Slot(std::uint64_t column, std::uint64_t position) const {
@@ -95,8 +101,8 @@ constexpr T NormalEntry(std::uint32_t word) {
   return static_cast<T>(std::popcount(word) - 16);
 }
 
-/// Every basis of one seed and stream. Two words of state, nothing stored: any entry can be had in any order and
-/// from any thread. Adapters with the same seed, stream and distribution have the same bases.
+/// Every basis of one seed and stream. Two words of state, nothing stored: any entry can be had in any order
+/// and from any thread. Adapters with the same seed, stream and distribution have the same bases.
 /// @see basis specification v1; Koohpayegani et al., NOLA (ICLR 2024), section 3.
 class BasisGenerator {
  public:
@@ -131,9 +137,9 @@ class BasisGenerator {
                          static_cast<std::uint32_t>(position));
   }
 
-  /// Entry (position, column) of basis `basis`. Exact in float and double. For Factor::offsetA, which has the one
-  /// basis A0 whatever the distribution, the entry of A0 for an input of shape.length.
-  /// Costs one call of Philox: for whole factors use CombineBasis.
+  /// Entry (position, column) of basis `basis`. Exact in float and double. For Factor::offsetA, which has the
+  /// one basis A0 whatever the distribution, the entry of A0 for an input of shape.length. Costs one call of
+  /// Philox: for whole factors use CombineBasis.
   /// @throws ShapeError if an index is outside the shape or the shape outside its ranges.
   template <std::floating_point T>
   T Element(Factor factor, Index column, Index basis, Index position, const BasisShape& shape) const {
@@ -146,16 +152,23 @@ class BasisGenerator {
     const auto i = static_cast<std::uint32_t>(basis);
     const auto p = static_cast<std::uint32_t>(position);
     if (factor == Factor::offsetA) {
-      return UniformEntry<T>(WordUnchecked(factor, c, 0, p)) * OffsetScale<T>(shape.length);
+      // volatile: the product is rounded here, whatever a caller adds to it and however the compiler fuses.
+      const volatile T offset =
+          UniformEntry<T>(WordUnchecked(factor, c, 0, p)) * OffsetScale<T>(shape.length);
+      return offset;
     }
     switch (distribution_) {
-      case BasisDistribution::uniform: return UniformEntry<T>(WordUnchecked(factor, c, i, p));
-      case BasisDistribution::normal: return NormalEntry<T>(WordUnchecked(factor, c, i, p));
+      case BasisDistribution::uniform:
+        return UniformEntry<T>(WordUnchecked(factor, c, i, p));
+      case BasisDistribution::normal:
+        return NormalEntry<T>(WordUnchecked(factor, c, i, p));
       case BasisDistribution::hadamard: {
         const std::uint64_t slot = HadamardGeometry(shape.numBasis).Slot(c, p);
-        return Sign<T>(HadamardSignBit(factor, c, p) ^ (static_cast<std::uint32_t>(std::popcount(slot & i)) & 1U));
+        return Sign<T>(HadamardSignBit(factor, c, p) ^
+                       (static_cast<std::uint32_t>(std::popcount(slot & i)) & 1U));
       }
-      default: return Sign<T>((WordUnchecked(factor, c, i / 32, p) >> (i % 32)) & 1U);
+      default:
+        return Sign<T>((WordUnchecked(factor, c, i / 32, p) >> (i % 32)) & 1U);
     }
   }
 
@@ -174,7 +187,8 @@ class BasisGenerator {
 
  private:
   std::uint32_t WordUnchecked(Factor factor, std::uint32_t c, std::uint32_t g, std::uint32_t p) const {
-    const PhiloxCounter counter{16 * (p / 64) + p % 16, g, stream_, (static_cast<std::uint32_t>(factor) << 24) + c};
+    const PhiloxCounter counter{16 * (p / 64) + p % 16, g, stream_,
+                                (static_cast<std::uint32_t>(factor) << 24) + c};
     return Philox4x32(counter, Key())[(p % 64) / 16];
   }
 
@@ -202,7 +216,8 @@ class BasisGenerator {
 
   static void CheckFactor(Factor factor) {
     if (static_cast<std::uint32_t>(factor) > 2) {
-      throw ShapeError(detail::Message("BasisGenerator: ", static_cast<std::uint32_t>(factor), " is not a factor"));
+      throw ShapeError(
+          detail::Message("BasisGenerator: ", static_cast<std::uint32_t>(factor), " is not a factor"));
     }
   }
 

@@ -10,8 +10,8 @@
 
 namespace nola {
 
-/// What a sequence is for. Sequences of different purposes never share a word, nor do they share one with a basis,
-/// whose counters end in a byte of 0, 1 or 2.
+/// What a sequence is for. Sequences of different purposes never share a word, nor do they share one with a
+/// basis, whose counters end in a byte of 0, 1 or 2.
 enum class RandomPurpose : std::uint32_t { weights = 0x10, shuffle = 0x11, sampling = 0x12 };
 
 /// The words of Philox4x32-10 under one seed, purpose and stream, in order. A value type: a copy continues
@@ -25,8 +25,8 @@ class RandomStream {
   /// The next 32 random bits.
   std::uint32_t NextWord() {
     if (used_ == 4) {
-      block_ = Philox4x32({static_cast<std::uint32_t>(blockIndex_), static_cast<std::uint32_t>(blockIndex_ >> 32),
-                           stream_, domain_},
+      block_ = Philox4x32({static_cast<std::uint32_t>(blockIndex_),
+                           static_cast<std::uint32_t>(blockIndex_ >> 32), stream_, domain_},
                           key_);
       ++blockIndex_;
       used_ = 0;
@@ -41,10 +41,10 @@ class RandomStream {
     return static_cast<T>(2 * q + 1) * (T(1) / T(16777216));
   }
 
-  /// Uniform in (0, 1).
+  /// Uniform in (0, 1): an odd multiple of 2^-24, never 0 and never 1. Exact in float and double.
   template <std::floating_point T>
   T NextUnit() {
-    return (static_cast<T>(NextWord() >> 8) + T(0.5)) * (T(1) / T(16777216));
+    return (static_cast<T>(NextWord() >> 9) + T(0.5)) * (T(1) / T(8388608));
   }
 
   /// Standard normal, by Box-Muller. Equal to rounding across machines, since log and cos are.
