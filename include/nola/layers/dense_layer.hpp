@@ -1,0 +1,116 @@
+// DenseLayer: y = x W + b.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "nola/layers/layer_base.hpp"
+#include "nola/random/random_stream.hpp"
+
+namespace nola {
+
+/// Affine layer. Activations are layers of their own, so that merging an adapter into the weight is exact.
+/// Parameters: `weight` [in x out] and, unless left out, `bias` [1 x out].
+template <std::floating_point T>
+class DenseLayer final : public LayerBase<T> {
+ public:
+  /// Draws weight and bias uniformly in +-1/sqrt(inputSize) (Kaiming, a = sqrt(5)) from the seed; the same
+  /// numbers on every machine.
+  /// @throws ConfigError if a size is below 1.
+  DenseLayer(Index inputSize, Index outputSize, bool bias = true, std::uint64_t seed = 42)
+      : LayerBase<T>(inputSize, outputSize) {
+    if (inputSize < 1 || outputSize < 1) {
+      throw ConfigError(
+          detail::Message("DenseLayer: sizes ", inputSize, " and ", outputSize, ", expected at least 1"));
+    }
+    RandomStream random(seed, RandomPurpose::weights);
+    const T bound = T(1) / std::sqrt(static_cast<T>(inputSize));
+    const auto draw = [&] { return bound * random.template NextSymmetric<T>(); };
+    this->AddParameter("weight", Tensor<T>::NullaryExpr(inputSize, outputSize, draw));
+    if (bias) this->AddParameter("bias", Tensor<T>::NullaryExpr(1, outputSize, draw));
+    hasBias_ = bias;
+  }
+
+  /// A layer with these values.
+  /// @param weight  [in x out]. @param bias  [1 x out], or empty for none.
+  /// @throws ConfigError for an empty weight, NaN or infinity, ShapeError for a bias of another width.
+  explicit DenseLayer(Tensor<T> weight, Tensor<T> bias = {})
+      : LayerBase<T>(weight.rows(), weight.cols()), hasBias_(bias.size() > 0) {
+    if (weight.size() == 0) throw ConfigError("DenseLayer: the weight is empty");
+    if (hasBias_ && (bias.rows() != 1 || bias.cols() != weight.cols())) {
+      throw ShapeError(detail::Message("DenseLayer: bias is [", bias.rows(), " x ", bias.cols(),
+                                       "], expected [1 x ", weight.cols(), "]"));
+    }
+    this->CheckFinite("weight", weight);
+    this->CheckFinite("bias", bias);
+    this->AddParameter("weight", std::move(weight));
+    if (hasBias_) this->AddParameter("bias", std::move(bias));
+  }
+
+  std::string LayerType() const override { return "DenseLayer"; }
+
+  /// [in x out]
+  const Tensor<T>& Weights() const { return this->Value(kWeight); }
+  bool HasBias() const { return hasBias_; }
+  /// [1 x out]; zero without a bias.
+  Tensor<T> Biases() const {
+    return hasBias_ ? this->Value(kBias) : Tensor<T>(Tensor<T>::Zero(1, this->OutputSize()));
+  }
+
+  /// Sets the weight from PyTorch's layout [out x in] in one pass, without a transposed copy in between.
+  /// @throws ShapeError or ConfigError (NaN, infinity), with nothing changed.
+  void SetTransposedWeights(const TensorRef<T>& outputByInput) {
+    if (outputByInput.rows() != this->OutputSize() || outputByInput.cols() != this->InputSize()) {
+      throw ShapeError(detail::Message("DenseLayer: transposed weight is [", outputByInput.rows(), " x ",
+                                       outputByInput.cols(), "], expected [", this->OutputSize(), " x ",
+                                       this->InputSize(), "]"));
+    }
+    this->CheckFinite("weight", outputByInput);
+    this->Value(kWeight) = outputByInput.transpose();
+    this->ParametersChanged();
+  }
+
+  /// The input gradient alone, g W^T: needs no Forward, keeps nothing, safe from many threads at once.
+  /// @param outputGradient [batch x out]. @param inputGradient resized to [batch x in].
+  void ComputeInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const {
+    inputGradient.resize(outputGradient.rows(), this->InputSize());
+    inputGradient.noalias() = outputGradient * Weights().transpose();
+  }
+
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<DenseLayer>(*this); }
+
+ protected:
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
+    ComputeInference(input, output);
+    keepsInput_ = Includes(wanted, Gradients::parameters) && this->IsTrainable(kWeight);
+    if (keepsInput_) input_ = input;
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
+                       Gradients wanted) override {
+    if (keepsInput_) this->Gradient(kWeight).noalias() += input_.transpose() * outputGradient;
+    if (Includes(wanted, Gradients::parameters) && hasBias_ && this->IsTrainable(kBias)) {
+      this->Gradient(kBias) += outputGradient.colwise().sum();
+    }
+    if (Includes(wanted, Gradients::input)) ComputeInputGradient(outputGradient, inputGradient);
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+    output.resize(input.rows(), this->OutputSize());
+    output.noalias() = input * Weights();
+    if (hasBias_) output.rowwise() += this->Value(kBias).row(0);
+  }
+
+  void ForgetForward() override { input_.resize(0, 0); }
+
+ private:
+  static constexpr std::size_t kWeight = 0;
+  static constexpr std::size_t kBias = 1;
+
+  bool hasBias_ = false;
+  bool keepsInput_ = false;
+  Tensor<T> input_;
+};
+
+}  // namespace nola

@@ -1,0 +1,365 @@
+// LayerBase: all that follows from a layer's list of parameters and children, written once.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <set>
+#include <utility>
+
+#include "nola/layers/layer.hpp"
+
+namespace nola {
+
+/// Base of every layer. A layer names each of its own parameters once, with AddParameter in its constructor,
+/// and each of its children once, with AddChild; counting, copying, optimising, loading and diagnosing
+/// follow.
+template <std::floating_point T>
+class LayerBase : public virtual ILayer<T> {
+ public:
+  Index InputSize() const override { return inputSize_; }
+  Index OutputSize() const override { return outputSize_; }
+
+  std::vector<Parameter<T>> Parameters() final {
+    std::vector<Parameter<T>> list;
+    for (const NamedLayer<T>& child : children_) {
+      for (Parameter<T>& parameter : child.layer->Parameters()) {
+        parameter.name = child.name + "." + parameter.name;
+        list.push_back(std::move(parameter));
+      }
+    }
+    for (Slot& slot : slots_) {
+      if (slot.trainable) slot.ReserveGradient();
+      Tensor<T>& gradient = slot.gradient;
+      list.push_back({slot.name,
+                      {slot.value.data(), slot.value.rows(), slot.value.cols()},
+                      {slot.trainable ? gradient.data() : nullptr, slot.trainable ? gradient.rows() : 0,
+                       slot.trainable ? gradient.cols() : 0},
+                      slot.trainable});
+    }
+    return list;
+  }
+
+  std::vector<ConstParameter<T>> Parameters() const final {
+    std::vector<ConstParameter<T>> list;
+    for (const NamedLayer<T>& child : children_) {
+      for (ConstParameter<T>& parameter : std::as_const(*child.layer).Parameters()) {
+        parameter.name = child.name + "." + parameter.name;
+        list.push_back(std::move(parameter));
+      }
+    }
+    for (const Slot& slot : slots_) {
+      const Tensor<T>& gradient = slot.gradient;
+      list.push_back({slot.name,
+                      {slot.value.data(), slot.value.rows(), slot.value.cols()},
+                      {slot.trainable ? gradient.data() : nullptr, slot.trainable ? gradient.rows() : 0,
+                       slot.trainable ? gradient.cols() : 0},
+                      slot.trainable});
+    }
+    return list;
+  }
+
+  void ParametersChanged() override {
+    for (const NamedLayer<T>& child : children_) child.layer->ParametersChanged();
+  }
+
+  Index ParameterCount() const final {
+    Index count = 0;
+    for (const NamedLayer<T>& child : children_) count += child.layer->ParameterCount();
+    for (const Slot& slot : slots_) count += slot.trainable ? slot.value.size() : 0;
+    return count;
+  }
+
+  Vector<T> GetParameters() const final {
+    Vector<T> all(ParameterCount());
+    Index offset = 0;
+    for (const ConstParameter<T>& parameter : Parameters()) {
+      if (!parameter.trainable) continue;
+      std::copy_n(parameter.value.data(), parameter.value.size(), all.data() + offset);
+      offset += parameter.value.size();
+    }
+    return all;
+  }
+
+  void SetParameters(const Vector<T>& parameters) final {
+    if (parameters.size() != ParameterCount()) {
+      throw ShapeError(detail::Message(this->LayerType(), ": ", parameters.size(), " parameters, expected ",
+                                       ParameterCount()));
+    }
+    CheckFinite("parameters", parameters);
+    Index offset = 0;
+    for (Parameter<T>& parameter : Parameters()) {
+      if (!parameter.trainable) continue;
+      std::copy_n(parameters.data() + offset, parameter.value.size(), parameter.value.data());
+      offset += parameter.value.size();
+    }
+    this->ParametersChanged();
+  }
+
+  Vector<T> GetParameterGradients() const final {
+    Vector<T> all = Vector<T>::Zero(ParameterCount());
+    Index offset = 0;
+    for (const ConstParameter<T>& parameter : Parameters()) {
+      if (!parameter.trainable) continue;
+      std::copy_n(parameter.gradient.data(), parameter.gradient.size(), all.data() + offset);
+      offset += parameter.value.size();
+    }
+    return all;
+  }
+
+  void ClearGradients() final {
+    for (const NamedLayer<T>& child : children_) child.layer->ClearGradients();
+    for (Slot& slot : slots_) slot.gradient.setZero();
+  }
+
+  void UpdateParameters(T learningRate) final {
+    if (!std::isfinite(learningRate)) {
+      throw ConfigError(
+          detail::Message(this->LayerType(), ": learning rate ", learningRate, " is not finite"));
+    }
+    for (const NamedLayer<T>& child : children_) child.layer->UpdateParameters(learningRate);
+    for (Slot& slot : slots_) {
+      if (slot.trainable && slot.gradient.size() > 0) slot.value.noalias() -= learningRate * slot.gradient;
+    }
+    this->ParametersChanged();
+  }
+
+  void SetTrainable(bool trainable) final {
+    for (const NamedLayer<T>& child : children_) child.layer->SetTrainable(trainable);
+    // The gradient's memory stays: an optimizer may still hold it.
+    for (Slot& slot : slots_) slot.trainable = trainable;
+  }
+
+  std::span<const NamedLayer<T>> Children() const final { return children_; }
+
+  void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) override {
+    for (NamedLayer<T>& child : children_) {
+      if (child.name != name) continue;
+      CheckLayer(name, layer);
+      if (layer->InputSize() != child.layer->InputSize() ||
+          layer->OutputSize() != child.layer->OutputSize()) {
+        throw ShapeError(detail::Message(this->LayerType(), ": '", name, "' maps ", child.layer->InputSize(),
+                                         " to ", child.layer->OutputSize(), ", its replacement ",
+                                         layer->InputSize(), " to ", layer->OutputSize()));
+      }
+      child.layer = std::move(layer);
+      this->ResetState();
+      return;
+    }
+    throw ConfigError(detail::Message(this->LayerType(), ": no child is named '", name, "'"));
+  }
+
+  std::map<std::string, std::string> GetDiagnostics() const final {
+    std::map<std::string, std::string> facts{{"layer_type", this->LayerType()},
+                                             {"input_size", std::to_string(InputSize())},
+                                             {"output_size", std::to_string(OutputSize())},
+                                             {"parameter_count", std::to_string(ParameterCount())}};
+    AddDiagnostics(facts);
+    for (const NamedLayer<T>& child : children_) {
+      for (auto& [key, value] : child.layer->GetDiagnostics())
+        facts[child.name + "." + key] = std::move(value);
+    }
+    return facts;
+  }
+
+  std::vector<std::string> GetParameterNames() const final {
+    std::vector<std::string> names;
+    for (ConstParameter<T>& parameter : Parameters()) names.push_back(std::move(parameter.name));
+    return names;
+  }
+
+  std::optional<Tensor<T>> TryGetParameter(const std::string& name) const final {
+    for (const ConstParameter<T>& parameter : Parameters()) {
+      if (parameter.name == name) return Tensor<T>(parameter.value);
+    }
+    return std::nullopt;
+  }
+
+  std::optional<std::array<Index, 2>> GetParameterShape(const std::string& name) const final {
+    for (const ConstParameter<T>& parameter : Parameters()) {
+      if (parameter.name == name) return std::array<Index, 2>{parameter.value.rows(), parameter.value.cols()};
+    }
+    return std::nullopt;
+  }
+
+  bool SetParameter(const std::string& name, const TensorRef<T>& value) final {
+    for (Parameter<T>& parameter : Parameters()) {
+      if (parameter.name != name) continue;
+      CheckFits(parameter.name, parameter.value, value);
+      CheckFinite(name, value);
+      Assign(parameter.value, value);
+      this->ParametersChanged();
+      return true;
+    }
+    return false;
+  }
+
+  WeightLoadValidation ValidateWeights(const std::vector<std::string>& names,
+                                       const WeightNameMapping& mapping = {}) const final {
+    WeightLoadValidation validation;
+    const std::vector<std::string> parameters = GetParameterNames();
+    const std::set<std::string> known(parameters.begin(), parameters.end());
+    std::set<std::string> claimed;
+    for (const std::string& name : names) {
+      const std::optional<std::string> target = mapping ? mapping(name) : std::optional<std::string>(name);
+      if (!target) continue;
+      if (!known.contains(*target)) {
+        validation.unexpected.push_back(name);
+      } else if (!claimed.insert(*target).second) {
+        validation.duplicate.push_back(*target);
+      }
+    }
+    for (const std::string& name : parameters) {
+      (claimed.contains(name) ? validation.matched : validation.missing).push_back(name);
+    }
+    return validation;
+  }
+
+  WeightLoadResult LoadWeights(const std::map<std::string, Tensor<T>>& weights,
+                               const WeightNameMapping& mapping = {}, bool strict = false) final {
+    std::vector<std::string> names;
+    for (const auto& [name, value] : weights) names.push_back(name);
+    WeightLoadValidation validation = ValidateWeights(names, mapping);
+    WeightLoadResult result;
+    result.missing = std::move(validation.missing);
+    result.unexpected = std::move(validation.unexpected);
+    for (const std::string& name : validation.duplicate) {
+      result.errors.push_back(detail::Message("two weights are mapped to '", name, "'"));
+    }
+    if (strict && !(result.missing.empty() && result.unexpected.empty() && result.errors.empty())) {
+      throw ConfigError(detail::Message(this->LayerType(), ": strict loading with ", result.missing.size(),
+                                        " missing", FirstOf(result.missing), ", ", result.unexpected.size(),
+                                        " unexpected", FirstOf(result.unexpected), ", ", result.errors.size(),
+                                        " duplicate", FirstOf(validation.duplicate)));
+    }
+    std::map<std::string, const Tensor<T>*> chosen;
+    for (const auto& [name, value] : weights) {
+      const std::optional<std::string> target = mapping ? mapping(name) : std::optional<std::string>(name);
+      if (target) chosen.emplace(*target, &value);
+    }
+    std::vector<std::pair<Parameter<T>, const Tensor<T>*>> assignments;
+    for (Parameter<T>& parameter : Parameters()) {
+      const auto found = chosen.find(parameter.name);
+      if (found == chosen.end()) continue;
+      try {
+        CheckFits(parameter.name, parameter.value, *found->second);
+        CheckFinite(parameter.name, *found->second);
+        assignments.emplace_back(std::move(parameter), found->second);
+      } catch (const Error& error) {
+        if (strict) throw;
+        result.errors.emplace_back(error.what());
+      }
+    }
+    for (auto& [parameter, value] : assignments) {
+      Assign(parameter.value, *value);
+      result.loaded.push_back(parameter.name);
+    }
+    this->ParametersChanged();
+    result.success = result.missing.empty() && result.unexpected.empty() && result.errors.empty();
+    return result;
+  }
+
+ protected:
+  LayerBase(Index inputSize, Index outputSize) : inputSize_(inputSize), outputSize_(outputSize) {}
+
+  LayerBase(const LayerBase& other)
+      : ILayer<T>(other), inputSize_(other.inputSize_), outputSize_(other.outputSize_), slots_(other.slots_) {
+    for (const NamedLayer<T>& child : other.children_)
+      children_.push_back({child.name, child.layer->Clone()});
+  }
+
+  /// Lists a parameter of this layer and returns where its value lives, for as long as the layer does.
+  Tensor<T>& AddParameter(std::string name, Tensor<T> value) {
+    slots_.push_back({std::move(name), std::move(value), {}, true});
+    return slots_.back().value;
+  }
+
+  /// Lists a child. Its name must be new and contain no dot.
+  void AddChild(std::string name, std::shared_ptr<ILayer<T>> layer) {
+    CheckLayer(name, layer);
+    if (name.empty() || name.find('.') != std::string::npos) {
+      throw ConfigError(
+          detail::Message(this->LayerType(), ": '", name, "' is not a name: empty or with a dot"));
+    }
+    for (const NamedLayer<T>& child : children_) {
+      if (child.name == name)
+        throw ConfigError(detail::Message(this->LayerType(), ": two children named '", name, "'"));
+    }
+    children_.push_back({std::move(name), std::move(layer)});
+  }
+
+  void SetSizes(Index inputSize, Index outputSize) {
+    inputSize_ = inputSize;
+    outputSize_ = outputSize;
+  }
+
+  /// Value of the layer's own parameter by its place in the order of AddParameter.
+  Tensor<T>& Value(std::size_t index) { return slots_[index].value; }
+  const Tensor<T>& Value(std::size_t index) const { return slots_[index].value; }
+  /// Its gradient, zero at first use.
+  Tensor<T>& Gradient(std::size_t index) {
+    slots_[index].ReserveGradient();
+    return slots_[index].gradient;
+  }
+  bool IsTrainable(std::size_t index) const { return slots_[index].trainable; }
+
+  /// More facts for GetDiagnostics.
+  virtual void AddDiagnostics(std::map<std::string, std::string>& /*facts*/) const {}
+
+  void ForgetForward() override {
+    for (const NamedLayer<T>& child : children_) child.layer->ResetState();
+  }
+
+  template <class Values>
+  void CheckFinite(const std::string& what, const Values& values) const {
+    if (!values.allFinite()) {
+      throw ConfigError(detail::Message(this->LayerType(), ": ", what, " contains NaN or infinity"));
+    }
+  }
+
+ private:
+  struct Slot {
+    std::string name;
+    Tensor<T> value;
+    Tensor<T>
+        gradient;  // empty until a backward pass or a caller needs it: a frozen weight costs no second copy
+    bool trainable;
+
+    void ReserveGradient() {
+      if (gradient.size() != value.size()) gradient.setZero(value.rows(), value.cols());
+    }
+  };
+
+  void CheckLayer(const std::string& name, const std::shared_ptr<ILayer<T>>& layer) const {
+    if (!layer) throw ConfigError(detail::Message(this->LayerType(), ": layer '", name, "' is null"));
+    if (layer.get() == this)
+      throw ConfigError(detail::Message(this->LayerType(), ": '", name, "' is the layer itself"));
+  }
+
+  void CheckFits(const std::string& name, const Eigen::Map<Tensor<T>>& target,
+                 const TensorRef<T>& value) const {
+    const bool asColumn = target.rows() == 1 && value.cols() == 1 && value.rows() == target.cols();
+    if (asColumn || (value.rows() == target.rows() && value.cols() == target.cols())) return;
+    throw ShapeError(detail::Message(this->LayerType(), ": '", name, "' is [", target.rows(), " x ",
+                                     target.cols(), "], given [", value.rows(), " x ", value.cols(), "]"));
+  }
+
+  static void Assign(Eigen::Map<Tensor<T>>& target, const TensorRef<T>& value) {
+    if (value.rows() == target.rows() && value.cols() == target.cols()) {
+      target = value;
+    } else {
+      target = value.transpose();
+    }
+  }
+
+  static std::string FirstOf(const std::vector<std::string>& names) {
+    return names.empty() ? "" : " ('" + names.front() + (names.size() > 1 ? "', ...)" : "')");
+  }
+
+  Index inputSize_;
+  Index outputSize_;
+  std::deque<Slot> slots_;
+  std::vector<NamedLayer<T>> children_;
+};
+
+}  // namespace nola

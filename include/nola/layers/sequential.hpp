@@ -1,0 +1,135 @@
+// Sequential: named layers, one after the other.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nola/core/scratch_pool.hpp"
+#include "nola/layers/layer_base.hpp"
+
+namespace nola {
+
+/// A chain of layers. A layer below the lowest trainable one runs as Infer, keeps nothing and has no backward
+/// pass, unless the chain's own input gradient is wanted.
+template <std::floating_point T>
+class Sequential final : public LayerBase<T> {
+ public:
+  Sequential() : LayerBase<T>(0, 0) {}
+
+  /// Appends a layer under a name without dots.
+  /// @throws ConfigError for a null layer or an unusable name, ShapeError if it does not fit the layer
+  /// before.
+  Sequential& Add(std::string name, std::shared_ptr<ILayer<T>> layer) {
+    if (layer && !this->Children().empty() && layer->InputSize() != this->OutputSize()) {
+      throw ShapeError(detail::Message("Sequential: '", name, "' takes ", layer->InputSize(),
+                                       " inputs, the layer before it has ", this->OutputSize(), " outputs"));
+    }
+    this->AddChild(std::move(name), std::move(layer));
+    this->SetSizes(this->Children().front().layer->InputSize(), this->Children().back().layer->OutputSize());
+    this->ResetState();
+    return *this;
+  }
+
+  /// Appends a layer under its index as name.
+  Sequential& Add(std::shared_ptr<ILayer<T>> layer) {
+    return Add(std::to_string(this->Children().size()), std::move(layer));
+  }
+
+  /// Builds a layer in place: network.Emplace<DenseLayer<float>>("fc1", 784, 512).
+  template <class Layer, class... Arguments>
+  Sequential& Emplace(std::string name, Arguments&&... arguments) {
+    return Add(std::move(name), std::make_shared<Layer>(std::forward<Arguments>(arguments)...));
+  }
+
+  Index LayerCount() const { return static_cast<Index>(this->Children().size()); }
+  /// @throws ShapeError if there is no such layer.
+  std::shared_ptr<ILayer<T>> Layer(Index index) const {
+    if (index < 0 || index >= LayerCount()) {
+      throw ShapeError(detail::Message("Sequential: layer ", index, " of ", LayerCount()));
+    }
+    return this->Children()[static_cast<std::size_t>(index)].layer;
+  }
+
+  std::string LayerType() const override { return "Sequential"; }
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Sequential>(*this); }
+
+ protected:
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
+    const auto layers = this->Children();
+    outputs_.resize(layers.size());
+    wanted_.resize(layers.size());
+    bool inputWanted = Includes(wanted, Gradients::input);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const bool trains = Includes(wanted, Gradients::parameters) && layers[i].layer->SupportsTraining();
+      wanted_[i] = (trains ? Gradients::parameters : Gradients::none) |
+                   (inputWanted ? Gradients::input : Gradients::none);
+      inputWanted = inputWanted || trains;
+      Tensor<T>& target = i + 1 == layers.size() ? output : outputs_[i];
+      if (i == 0) {
+        layers[i].layer->Forward(input, target, wanted_[i]);
+      } else {
+        layers[i].layer->Forward(outputs_[i - 1], target, wanted_[i]);
+      }
+    }
+    if (layers.empty()) output = input;
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
+                       Gradients wanted) override {
+    const auto layers = this->Children();
+    if (layers.empty()) {
+      if (Includes(wanted, Gradients::input)) inputGradient = outputGradient;
+      return;
+    }
+    Tensor<T>* above = nullptr;
+    for (std::size_t i = layers.size(); i-- > 0 && wanted_[i] != Gradients::none;) {
+      Tensor<T>& below = i == 0 ? inputGradient : gradients_[i % 2];
+      if (above == nullptr) {
+        layers[i].layer->Backward(outputGradient, below);
+      } else {
+        layers[i].layer->Backward(*above, below);
+      }
+      above = &below;
+    }
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+    const auto layers = this->Children();
+    if (layers.size() < 2) {
+      if (layers.empty()) {
+        output = input;
+      } else {
+        layers.front().layer->Infer(input, output);
+      }
+      return;
+    }
+    const typename Pool::Lease scratch(pool_);
+    Tensor<T>(&between)[2] = scratch->tensors;
+    layers.front().layer->Infer(input, between[0]);
+    for (std::size_t i = 1; i + 1 < layers.size(); ++i)
+      layers[i].layer->Infer(between[(i + 1) % 2], between[i % 2]);
+    layers.back().layer->Infer(between[layers.size() % 2], output);
+  }
+
+  void ForgetForward() override {
+    LayerBase<T>::ForgetForward();
+    outputs_.clear();
+    for (Tensor<T>& gradient : gradients_) gradient.resize(0, 0);
+    pool_.Clear();
+  }
+
+ private:
+  struct Scratch {
+    Tensor<T> tensors[2];
+  };
+  using Pool = detail::ScratchPool<Scratch>;
+
+  std::vector<Tensor<T>> outputs_;  // of every layer but the last, which writes to the caller
+  std::vector<Gradients> wanted_;   // of each layer in the last forward pass
+  Tensor<T> gradients_[2];          // of the layer at hand and of the one above, in turn
+  mutable Pool pool_;
+};
+
+}  // namespace nola
