@@ -1,0 +1,159 @@
+// Adapting a whole network by layer path, and merging it back.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nola/adapters/lora_adapter.hpp"
+#include "nola/adapters/nola_adapter.hpp"
+#include "nola/layers/layer_tree.hpp"
+
+namespace nola {
+
+enum class AdapterKind { nola, lora };
+
+/// Which layers of a network to adapt, and how. LoRA reads rank, alpha and seed alone.
+struct AdapterConfig {
+  /// Paths of the dense layers to adapt: `*` stands for any text, `?` for one character (see PathMatches).
+  std::vector<std::string> targetModules = {"*"};
+  /// Paths of layers that train as they are, a new classification head for instance; all others are frozen.
+  std::vector<std::string> trainableModules = {};
+  AdapterKind kind = AdapterKind::nola;
+  Index rank = 8;           ///< of each adapter
+  bool clampRank = false;   ///< a layer too narrow for the rank gets min(in, out) instead of an error
+  Index numBasisA = 64;     ///< coefficients of A, in each adapter
+  Index numBasisB = 64;     ///< coefficients of B, in each adapter
+  double alpha = -1;        ///< negative means alpha = rank
+  std::uint64_t seed = 42;  ///< of all bases
+  std::uint32_t stream =
+      0;  ///< of the first adapter; the next ones count up, so that no two share their bases
+  BasisDistribution distribution = BasisDistribution::rademacher;
+};
+
+/// Makes an adapter for the layer at a path; `index` counts the adapted layers from 0.
+template <std::floating_point T>
+using AdapterFactory = std::function<std::shared_ptr<ILoRAAdapter<T>>(
+    const std::string& path, std::shared_ptr<ILayer<T>> layer, Index index)>;
+
+namespace detail {
+
+inline bool MatchesAny(const std::vector<std::string>& patterns, const std::string& path) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const auto& pattern) { return PathMatches(pattern, path); });
+}
+
+}  // namespace detail
+
+/// Puts an adapter around every dense layer of a network whose path matches one of the patterns, and freezes
+/// the rest but for the layers in trainableModules. Layers that are adapters already stay as they are. All
+/// adapters are made before the first one is put in: after an error the network is as it was.
+/// @param factory  see AdapterFactory. @return the paths adapted, in order.
+/// @throws ConfigError if a pattern matches no layer, and what the factory throws.
+template <std::floating_point T>
+std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::string>& targetModules,
+                                     const std::type_identity_t<AdapterFactory<T>>& factory,
+                                     const std::vector<std::string>& trainableModules = {}) {
+  std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> dense;
+  std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> trainable;
+  std::vector<std::shared_ptr<ILayer<T>>> unmarked;  // what freezing the rest must leave as it is
+  VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
+    if (dynamic_cast<const ILoRAAdapter<T>*>(layer.get()) != nullptr) {
+      if (layer->SupportsTraining()) unmarked.push_back(layer);
+      return false;
+    }
+    if (detail::MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
+    if (dynamic_cast<const DenseLayer<T>*>(layer.get()) != nullptr) dense.emplace_back(path, layer);
+    return true;
+  });
+  const auto requireMatch = [](const std::vector<std::string>& patterns, const auto& layers,
+                               const char* kind) {
+    for (const std::string& pattern : patterns) {
+      if (std::none_of(layers.begin(), layers.end(),
+                       [&](const auto& entry) { return PathMatches(pattern, entry.first); })) {
+        throw ConfigError(detail::Message("AdaptLayers: '", pattern, "' matches no ", kind, "layer"));
+      }
+    }
+  };
+  requireMatch(targetModules, dense, "dense ");
+  requireMatch(trainableModules, trainable, "");
+
+  std::vector<std::string> paths;
+  std::vector<std::shared_ptr<ILoRAAdapter<T>>> adapters;
+  for (const auto& [path, layer] : dense) {
+    if (!detail::MatchesAny(targetModules, path)) continue;
+    if (layer->SupportsTraining()) unmarked.push_back(layer);
+    adapters.push_back(factory(path, layer, static_cast<Index>(paths.size())));
+    if (!adapters.back()) throw ConfigError("AdaptLayers: the factory made no adapter for '" + path + "'");
+    paths.push_back(path);
+  }
+
+  network.SetTrainable(false);
+  for (const std::shared_ptr<ILayer<T>>& layer : unmarked) layer->SetTrainable(true);
+  for (std::size_t i = 0; i < paths.size(); ++i) ReplaceLayer<T>(network, paths[i], adapters[i]);
+  for (const auto& entry : trainable) entry.second->SetTrainable(true);
+  return paths;
+}
+
+/// The same with adapters made from a configuration.
+/// @throws ConfigError as the adapters' constructors do.
+template <std::floating_point T>
+std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& config) {
+  const auto factory = [&](const std::string&, std::shared_ptr<ILayer<T>> layer,
+                           Index index) -> std::shared_ptr<ILoRAAdapter<T>> {
+    const Index most = std::min(layer->InputSize(), layer->OutputSize());
+    const Index rank = config.clampRank ? std::min(config.rank, most) : config.rank;
+    if (config.kind == AdapterKind::lora) {
+      return std::make_shared<LoRAAdapter<T>>(std::move(layer), rank, config.alpha,
+                                              config.seed + static_cast<std::uint64_t>(index));
+    }
+    return std::make_shared<NOLAAdapter<T>>(
+        std::move(layer), NOLAOptions{.rank = rank,
+                                      .numBasisA = config.numBasisA,
+                                      .numBasisB = config.numBasisB,
+                                      .alpha = config.alpha,
+                                      .seed = config.seed,
+                                      .stream = config.stream + static_cast<std::uint32_t>(index),
+                                      .distribution = config.distribution,
+                                      .freezeBaseLayer = true});
+  };
+  return AdaptLayers<T>(network, config.targetModules, factory, config.trainableModules);
+}
+
+/// Puts the merged dense layer in the place of every adapter, and makes the whole network trainable again.
+/// All layers are merged before the first one is put in. @return the paths merged, in order.
+/// @throws UnsupportedError if a base layer has no dense weight; the network is then as it was.
+template <std::floating_point T>
+std::vector<std::string> MergeAdapters(ILayer<T>& network) {
+  std::vector<std::string> paths;
+  std::vector<std::shared_ptr<ILayer<T>>> merged;
+  VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
+    const auto* adapter = dynamic_cast<const ILoRAAdapter<T>*>(layer.get());
+    if (adapter == nullptr) return true;
+    merged.push_back(adapter->MergeToOriginalLayer());
+    paths.push_back(path);
+    return false;
+  });
+  for (std::size_t i = 0; i < paths.size(); ++i) ReplaceLayer<T>(network, paths[i], merged[i]);
+  network.SetTrainable(true);
+  return paths;
+}
+
+/// @copydoc AdaptLayers
+template <class Layer, class... Arguments>
+std::vector<std::string> AdaptLayers(const std::shared_ptr<Layer>& network, Arguments&&... arguments) {
+  if (!network) throw ConfigError("AdaptLayers: the network is null");
+  return AdaptLayers(*network, std::forward<Arguments>(arguments)...);
+}
+
+/// @copydoc MergeAdapters
+template <class Layer>
+std::vector<std::string> MergeAdapters(const std::shared_ptr<Layer>& network) {
+  if (!network) throw ConfigError("MergeAdapters: the network is null");
+  return MergeAdapters(*network);
+}
+
+}  // namespace nola

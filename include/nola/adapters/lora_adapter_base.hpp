@@ -1,0 +1,213 @@
+// What every low-rank adapter is and does: y = base(x) + (alpha/rank) (x A) B.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "nola/core/scratch_pool.hpp"
+#include "nola/layers/dense_layer.hpp"
+#include "nola/layers/layer_base.hpp"
+
+namespace nola {
+
+template <std::floating_point T>
+class LoRAAdapter;
+
+/// A low-rank adapter around a base layer.
+/// @see Hu et al.: LoRA: low-rank adaptation of large language models (ICLR 2022), section 4.1.
+template <std::floating_point T>
+class ILoRAAdapter : public virtual ILayer<T> {
+ public:
+  virtual std::shared_ptr<ILayer<T>> BaseLayer() const = 0;
+  virtual bool IsBaseLayerFrozen() const = 0;
+  virtual Index Rank() const = 0;
+  virtual T Alpha() const = 0;
+  /// alpha / rank
+  virtual T Scaling() const = 0;
+  /// A of this moment [in x rank], a copy.
+  virtual Tensor<T> GetMatrixA() const = 0;
+  /// B of this moment [rank x out], a copy.
+  virtual Tensor<T> GetMatrixB() const = 0;
+  /// The factors of this moment as a LoRAAdapter on the same base layer, which is shared, not copied.
+  virtual std::shared_ptr<LoRAAdapter<T>> LoRALayer() const = 0;
+  /// A new layer x (W + scaling A B) + b that shares no memory with the base, which stays as it is.
+  /// @throws UnsupportedError if the base layer has no dense weight.
+  virtual std::shared_ptr<DenseLayer<T>> MergeToOriginalLayer() const = 0;
+};
+
+/// Forward, backward, inference and merge of every adapter. A derived class says how A and B come to be and
+/// where their gradients go.
+///
+/// Freezing is the adapter's: it never marks the base. A frozen DenseLayer keeps no state, so adapters may
+/// share it while they train; a base of another kind keeps what its own Backward needs, and one adapter at a
+/// time may train on it. A base that trains is the child `base_layer`, and its parameters come first.
+template <std::floating_point T>
+class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
+ public:
+  std::shared_ptr<ILayer<T>> BaseLayer() const final {
+    return frozenBase_ ? frozenBase_ : this->Children()[0].layer;
+  }
+  bool IsBaseLayerFrozen() const final { return frozenBase_ != nullptr; }
+  Index Rank() const final { return rank_; }
+  T Alpha() const final { return alpha_; }
+  T Scaling() const final { return alpha_ / static_cast<T>(rank_); }
+  Tensor<T> GetMatrixA() const final { return FactorA(); }
+  Tensor<T> GetMatrixB() const final { return FactorB().transpose(); }
+  std::shared_ptr<LoRAAdapter<T>> LoRALayer() const final;
+
+  std::shared_ptr<DenseLayer<T>> MergeToOriginalLayer() const final {
+    Tensor<T> weight;
+    Tensor<T> bias;
+    const std::shared_ptr<ILayer<T>> base = BaseLayer();
+    if (const auto* dense = dynamic_cast<const DenseLayer<T>*>(base.get())) {
+      weight = dense->Weights();
+      if (dense->HasBias()) bias = dense->Biases();
+    } else if (const auto* adapter = dynamic_cast<const ILoRAAdapter<T>*>(base.get())) {
+      const std::shared_ptr<DenseLayer<T>> merged = adapter->MergeToOriginalLayer();
+      weight = merged->Weights();
+      if (merged->HasBias()) bias = merged->Biases();
+    } else {
+      throw UnsupportedError(this->LayerType() + ": cannot merge into a " + base->LayerType() +
+                             ", which has no dense weight; a DenseLayer has one");
+    }
+    weight.noalias() += (Scaling() * FactorA()) * FactorB().transpose();
+    return std::make_shared<DenseLayer<T>>(std::move(weight), std::move(bias));
+  }
+
+  void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) final {
+    LayerBase<T>::ReplaceChild(name, std::move(layer));
+    FindStatelessBase();
+  }
+
+ protected:
+  using ConstFactor = Eigen::Map<const FactorMatrix<T>>;
+
+  /// @throws ConfigError for a null base, a rank outside 1..min(in, out), an alpha that is NaN or infinite:
+  /// before anything is allocated.
+  LoRAAdapterBase(const char* type, std::shared_ptr<ILayer<T>> base, Index rank, double alpha,
+                  bool freezeBase)
+      : LayerBase<T>(base ? base->InputSize() : 0, base ? base->OutputSize() : 0), rank_(rank) {
+    if (!base) throw ConfigError(detail::Message(type, ": the base layer is null"));
+    const Index most = std::min(base->InputSize(), base->OutputSize());
+    if (rank < 1) throw ConfigError(detail::Message(type, ": rank ", rank, ", expected at least 1"));
+    if (rank > most) {
+      throw ConfigError(detail::Message(type, ": rank ", rank, " exceeds min(input ", base->InputSize(),
+                                        ", output ", base->OutputSize(), ")"));
+    }
+    if (!std::isfinite(alpha) || !std::isfinite(static_cast<T>(alpha))) {
+      throw ConfigError(detail::Message(type, ": alpha ", alpha, " is not finite"));
+    }
+    alpha_ = alpha < 0 ? static_cast<T>(rank) : static_cast<T>(alpha);
+    if (freezeBase) {
+      frozenBase_ = std::move(base);
+    } else {
+      this->AddChild("base_layer", std::move(base));
+    }
+    FindStatelessBase();
+  }
+
+  LoRAAdapterBase(const LoRAAdapterBase& other)
+      : ILayer<T>(other),
+        LayerBase<T>(other),
+        ILoRAAdapter<T>(other),
+        rank_(other.rank_),
+        alpha_(other.alpha_),
+        frozenBase_(other.frozenBase_ ? other.frozenBase_->Clone() : nullptr),
+        input_(other.input_),
+        projected_(other.projected_) {
+    FindStatelessBase();
+  }
+
+  /// A [in x rank], a rank vector contiguous.
+  virtual ConstFactor FactorA() const = 0;
+  /// B transposed, [out x rank], a rank vector contiguous.
+  virtual ConstFactor FactorB() const = 0;
+  /// Adds to the parameters' gradients, given dLoss/dA = input^T * inputSide and dLoss/dB^T = outputSide^T *
+  /// projected: input [n x in], inputSide and projected [n x rank], outputSide [n x out].
+  virtual void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
+                                         const TensorRef<T>& outputSide, const Tensor<T>& projected) = 0;
+
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) final {
+    if (statelessBase_ != nullptr) {
+      statelessBase_->Infer(input, output);
+    } else {
+      BaseLayer()->Forward(input, output, BaseGradients(wanted));
+    }
+    projected_.noalias() = input * FactorA();
+    projected_ *= Scaling();
+    output.noalias() += projected_ * FactorB().transpose();
+    if (Includes(wanted, Gradients::parameters)) input_ = input;
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients wanted) final {
+    const bool inputWanted = Includes(wanted, Gradients::input);
+    if (statelessBase_ != nullptr) {
+      if (inputWanted) statelessBase_->ComputeInputGradient(outputGradient, inputGradient);
+    } else if (BaseGradients(wanted) != Gradients::none) {
+      BaseLayer()->Backward(outputGradient, inputGradient);
+    }
+    projectedGradient_.noalias() = outputGradient * FactorB();
+    projectedGradient_ *= Scaling();
+    if (inputWanted) inputGradient.noalias() += projectedGradient_ * FactorA().transpose();
+    if (Includes(wanted, Gradients::parameters)) {
+      AccumulateFactorGradients(input_, projectedGradient_, outputGradient, projected_);
+    }
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const final {
+    BaseLayer()->Infer(input, output);
+    const typename Pool::Lease projected(pool_);
+    projected->noalias() = input * FactorA();
+    *projected *= Scaling();
+    output.noalias() += *projected * FactorB().transpose();
+  }
+
+  void ForgetForward() final {
+    BaseLayer()->ResetState();
+    input_.resize(0, 0);
+    projected_.resize(0, 0);
+    projectedGradient_.resize(0, 0);
+    pool_.Clear();
+  }
+
+  void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
+    facts["rank"] = std::to_string(rank_);
+    facts["alpha"] = detail::Message(Alpha());
+    facts["scaling"] = detail::Message(Scaling());
+    facts["base_layer_type"] = BaseLayer()->LayerType();
+    facts["base_layer_frozen"] = IsBaseLayerFrozen() ? "true" : "false";
+    // ||A B||^2 is the sum over the elementwise product of the two Gram matrices: A B itself is never formed.
+    const FactorMatrix<T> gramA = FactorA().transpose() * FactorA();
+    const FactorMatrix<T> gramB = FactorB().transpose() * FactorB();
+    const T norm = std::abs(Scaling()) * std::sqrt(std::max(T(0), gramA.cwiseProduct(gramB).sum()));
+    facts["update_norm"] = detail::Message(norm);
+    if (const auto* dense = dynamic_cast<const DenseLayer<T>*>(BaseLayer().get())) {
+      facts["update_relative_to_weight"] = detail::Message(norm / dense->Weights().norm());
+    }
+  }
+
+ private:
+  using Pool = detail::ScratchPool<Tensor<T>>;
+
+  Gradients BaseGradients(Gradients wanted) const {
+    return IsBaseLayerFrozen() ? wanted & Gradients::input : wanted;
+  }
+
+  void FindStatelessBase() {
+    statelessBase_ = IsBaseLayerFrozen() ? dynamic_cast<const DenseLayer<T>*>(frozenBase_.get()) : nullptr;
+  }
+
+  Index rank_;
+  T alpha_{};
+  std::shared_ptr<ILayer<T>> frozenBase_;         // null if the base trains: then it is the child
+  const DenseLayer<T>* statelessBase_ = nullptr;  // the frozen base where it needs no state of its own
+  Tensor<T> input_;                               // of the last forward pass [n x in]
+  Tensor<T> projected_;                           // scaling * x A [n x rank]
+  Tensor<T> projectedGradient_;                   // scaling * g B^T [n x rank]
+  mutable Pool pool_;
+};
+
+}  // namespace nola

@@ -1,0 +1,174 @@
+// NOLAAdapter: A and B are combinations of random bases, and only the coefficients train.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "nola/adapters/lora_adapter.hpp"
+#include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/kernels/basis_kernels.hpp"
+#include "nola/random/basis_generator.hpp"
+
+namespace nola {
+
+/// The settings of a NOLAAdapter.
+struct NOLAOptions {
+  Index rank = 8;            ///< 1..min(in, out)
+  Index numBasisA = 64;      ///< coefficients of A, at least 1
+  Index numBasisB = 64;      ///< coefficients of B, at least 1
+  double alpha = -1;         ///< scale of the update times rank; negative means alpha = rank
+  std::uint64_t seed = 42;   ///< of the bases
+  std::uint32_t stream = 0;  ///< adapters with the same seed, stream and size share their bases
+  BasisDistribution distribution = BasisDistribution::rademacher;
+  bool freezeBaseLayer = true;
+};
+
+/// y = base(x) + (alpha/rank) (x A) B with A = A0 + sum_i alpha_i E_i and B = sum_j beta_j F_j. The bases and
+/// A0 are functions of the seed and are never stored; A and B are rebuilt from them only when a coefficient
+/// changed. Parameters: `nola_coefficients_a` [1 x numBasisA], `nola_coefficients_b` [1 x numBasisB], zero at
+/// the start: the adapter then has no effect, and the frozen A0 is what lets it learn.
+///
+/// Memory: A and B, as for LoRA of the same rank, and the coefficients; nothing grows with the number of
+/// bases beyond these. Inference is const and safe from many threads. The same seed gives the same bits on
+/// every machine.
+/// @see Koohpayegani et al.: NOLA: compressing LoRA using linear combination of random basis (ICLR 2024),
+/// section 3;
+///      basis specification v1, section 2.
+template <std::floating_point T>
+class NOLAAdapter final : public LoRAAdapterBase<T> {
+ public:
+  /// @param numBasis  bases of each factor.
+  /// @param alpha     scale of the update times rank; negative means alpha = rank.
+  /// @throws ConfigError for a null base, a rank outside 1..min(in, out), a basis count outside 1..2^31, an
+  /// alpha that
+  ///         is NaN or infinite: before anything is allocated.
+  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, Index rank, Index numBasis, double alpha = -1,
+              std::uint64_t seed = 42, bool freezeBaseLayer = true)
+      : NOLAAdapter(std::move(baseLayer), NOLAOptions{.rank = rank,
+                                                      .numBasisA = numBasis,
+                                                      .numBasisB = numBasis,
+                                                      .alpha = alpha,
+                                                      .seed = seed,
+                                                      .freezeBaseLayer = freezeBaseLayer}) {}
+
+  /// A bool in the place of alpha is a mistake.
+  template <std::same_as<bool> Flag>
+  NOLAAdapter(std::shared_ptr<ILayer<T>>, Index, Index, Flag, std::uint64_t = 42, bool = true) = delete;
+
+  /// @throws ConfigError as above.
+  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options)
+      : LoRAAdapterBase<T>("NOLAAdapter", CheckBases(std::move(baseLayer), options), options.rank,
+                           options.alpha, options.freezeBaseLayer),
+        generator_(options.seed, options.stream, options.distribution),
+        a_(this->InputSize(), options.rank, options.numBasisA),
+        b_(this->OutputSize(), options.rank, options.numBasisB) {
+    this->AddParameter("nola_coefficients_a", Tensor<T>::Zero(1, options.numBasisA));
+    this->AddParameter("nola_coefficients_b", Tensor<T>::Zero(1, options.numBasisB));
+    Rebuild();
+  }
+
+  /// NumBasisA().
+  Index NumBasis() const { return NumBasisA(); }
+  Index NumBasisA() const { return this->Value(kA).size(); }
+  Index NumBasisB() const { return this->Value(kB).size(); }
+  /// Numbers of a LoRA of the same rank over the trained numbers: (in*rank + rank*out) / (numBasisA +
+  /// numBasisB).
+  double CompressionRatio() const {
+    return static_cast<double>(this->Rank() * (this->InputSize() + this->OutputSize())) /
+           static_cast<double>(NumBasisA() + NumBasisB());
+  }
+  /// A copy of the coefficients alpha_i.
+  Vector<T> GetCoefficientsA() const { return this->Value(kA).row(0).transpose(); }
+  /// A copy of the coefficients beta_j.
+  Vector<T> GetCoefficientsB() const { return this->Value(kB).row(0).transpose(); }
+  std::uint64_t Seed() const { return generator_.Seed(); }
+  std::uint32_t Stream() const { return generator_.Stream(); }
+  BasisDistribution Distribution() const { return generator_.Distribution(); }
+
+  void ParametersChanged() override {
+    LoRAAdapterBase<T>::ParametersChanged();
+    Rebuild();
+  }
+
+  std::string LayerType() const override { return "NOLAAdapter"; }
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<NOLAAdapter>(*this); }
+
+ protected:
+  using typename LoRAAdapterBase<T>::ConstFactor;
+
+  ConstFactor FactorA() const override { return {a_.matrix.data(), a_.matrix.rows(), a_.matrix.cols()}; }
+  ConstFactor FactorB() const override { return {b_.matrix.data(), b_.matrix.rows(), b_.matrix.cols()}; }
+
+  void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
+                                 const TensorRef<T>& outputSide, const Tensor<T>& projected) override {
+    if (this->IsTrainable(kA)) Accumulate(kA, Factor::a, a_, input, inputSide);
+    if (this->IsTrainable(kB)) Accumulate(kB, Factor::b, b_, outputSide, projected);
+  }
+
+  void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
+    LoRAAdapterBase<T>::AddDiagnostics(facts);
+    facts["num_basis_a"] = std::to_string(NumBasisA());
+    facts["num_basis_b"] = std::to_string(NumBasisB());
+    facts["distribution"] = std::string(DistributionName(Distribution()));
+    facts["seed"] = std::to_string(Seed());
+    facts["stream"] = std::to_string(Stream());
+    facts["compression_ratio"] = detail::Message(CompressionRatio());
+    facts["coefficient_norm_a"] = detail::Message(this->Value(kA).norm());
+    facts["coefficient_norm_b"] = detail::Message(this->Value(kB).norm());
+  }
+
+ private:
+  static constexpr std::size_t kA = 0;
+  static constexpr std::size_t kB = 1;
+
+  /// A factor as it was last rebuilt.
+  struct BuiltFactor {
+    BuiltFactor(Index length, Index rank, Index numBasis) : matrix(length, rank), coefficients(1, numBasis) {}
+    FactorMatrix<T> matrix;  // A, or B transposed
+    Tensor<T> coefficients;  // what it was built from
+    bool isBuilt = false;
+  };
+
+  static std::shared_ptr<ILayer<T>> CheckBases(std::shared_ptr<ILayer<T>> base, const NOLAOptions& options) {
+    for (const Index numBasis : {options.numBasisA, options.numBasisB}) {
+      if (numBasis < 1 || numBasis > BasisGenerator::kMaxBases) {
+        throw ConfigError(detail::Message("NOLAAdapter: ", numBasis, " bases, expected 1 to 2^31"));
+      }
+    }
+    return base;
+  }
+
+  void Rebuild() {
+    Rebuild(kA, Factor::a, a_);
+    Rebuild(kB, Factor::b, b_);
+  }
+
+  void Rebuild(std::size_t index, Factor which, BuiltFactor& factor) {
+    const Tensor<T>& coefficients = this->Value(index);
+    if (factor.isBuilt && factor.coefficients == coefficients) return;
+    factor.coefficients = coefficients;
+    BuildFactor<T>(generator_, which, coefficients.row(0).transpose(), factor.matrix, workspace_);
+    factor.isBuilt = true;
+  }
+
+  /// Adds to the coefficients' gradient, given dLoss/dmatrix = activations^T * side.
+  void Accumulate(std::size_t index, Factor which, const BuiltFactor& factor, const TensorRef<T>& activations,
+                  const Tensor<T>& side) {
+    const Index size = factor.matrix.size();
+    if (factorGradient_.size() < size) factorGradient_.resize(size);
+    Eigen::Map<FactorMatrix<T>> gradient(factorGradient_.data(), factor.matrix.rows(), factor.matrix.cols());
+    gradient.transpose().noalias() = side.transpose() * activations;
+    AccumulateCoefficientGradients<T>(generator_, which, gradient, this->Gradient(index).row(0).transpose(),
+                                      workspace_);
+  }
+
+  BasisGenerator generator_;
+  BuiltFactor a_;
+  BuiltFactor b_;
+  Vector<T> factorGradient_;  // of A, then of B transposed
+  BasisWorkspace<T> workspace_;
+};
+
+}  // namespace nola
