@@ -1,0 +1,198 @@
+// Optimizers over a network's trainable parameters: SGD with momentum and AdamW.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nola/core/error.hpp"
+#include "nola/layers/layer.hpp"
+
+namespace nola {
+
+/// A named tensor of optimizer state, seen through the optimizer's memory; what a checkpoint stores.
+template <std::floating_point T>
+struct OptimizerState {
+  std::string name;
+  Eigen::Map<Tensor<T>> value;
+};
+
+/// Base of the optimizers. Holds the network's trainable parameters as listed when it is built: build it
+/// after AdaptLayers, and let the network live longer. A step allocates nothing.
+template <std::floating_point T>
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  /// One update with the gradients accumulated so far, which stay until ClearGradients.
+  /// @throws ConfigError if the rate is NaN, infinite or negative; nothing has changed then.
+  void Step(T learningRate) {
+    if (!std::isfinite(learningRate) || learningRate < T(0)) {
+      throw ConfigError(detail::Message("Optimizer: learning rate ", learningRate, ", expected 0 or more"));
+    }
+    ++stepCount_;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) Update(i, learningRate);
+    network_.ParametersChanged();
+  }
+
+  void ClearGradients() {
+    for (Parameter<T>& parameter : parameters_) parameter.gradient.setZero();
+  }
+
+  /// The parameters it updates.
+  std::span<Parameter<T>> Parameters() { return parameters_; }
+
+  /// Steps made so far; a restored checkpoint sets it.
+  Index StepCount() const { return stepCount_; }
+  void SetStepCount(Index stepCount) { stepCount_ = stepCount; }
+
+  /// What must be saved, with the step count, to go on as if nothing had happened.
+  std::vector<OptimizerState<T>> State() {
+    std::vector<OptimizerState<T>> states;
+    for (std::size_t kind = 0; kind < moments_.size(); ++kind) {
+      for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        Tensor<T>& moment = moments_[kind].second[i];
+        states.push_back({moments_[kind].first + "." + parameters_[i].name,
+                          Eigen::Map<Tensor<T>>(moment.data(), moment.rows(), moment.cols())});
+      }
+    }
+    return states;
+  }
+
+ protected:
+  Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames) : network_(network) {
+    for (Parameter<T>& parameter : network.Parameters()) {
+      if (parameter.trainable) parameters_.push_back(std::move(parameter));
+    }
+    for (const std::string& name : momentNames) {
+      auto& moment = moments_.emplace_back(name, std::vector<Tensor<T>>{}).second;
+      for (const Parameter<T>& parameter : parameters_) {
+        moment.push_back(Tensor<T>::Zero(parameter.value.rows(), parameter.value.cols()));
+      }
+    }
+  }
+
+  virtual void Update(std::size_t index, T learningRate) = 0;
+
+  Parameter<T>& At(std::size_t index) { return parameters_[index]; }
+  Tensor<T>& Moment(std::size_t kind, std::size_t index) { return moments_[kind].second[index]; }
+
+  static void CheckShare(const char* type, const char* name, double value) {
+    if (!(value >= 0 && value < 1)) {
+      throw ConfigError(detail::Message(type, ": ", name, " ", value, ", expected 0 <= ", name, " < 1"));
+    }
+  }
+  static void CheckNotNegative(const char* type, const char* name, double value) {
+    if (!(value >= 0 && std::isfinite(value))) {
+      throw ConfigError(detail::Message(type, ": ", name, " ", value, ", expected 0 or more"));
+    }
+  }
+
+ private:
+  ILayer<T>& network_;
+  std::vector<Parameter<T>> parameters_;
+  std::vector<std::pair<std::string, std::vector<Tensor<T>>>> moments_;
+  Index stepCount_ = 0;
+};
+
+struct SGDOptions {
+  double momentum = 0;     ///< 0..1; v = momentum*v + gradient
+  double weightDecay = 0;  ///< decoupled: value -= rate * weightDecay * value
+};
+
+/// Stochastic gradient descent with momentum.
+/// @throws ConfigError for settings outside their ranges.
+template <std::floating_point T>
+class SGD final : public Optimizer<T> {
+ public:
+  explicit SGD(ILayer<T>& network, const SGDOptions& options = {})
+      : Optimizer<T>(network, options.momentum > 0 ? std::vector<std::string>{"momentum"}
+                                                   : std::vector<std::string>{}),
+        options_(options) {
+    this->CheckShare("SGD", "momentum", options.momentum);
+    this->CheckNotNegative("SGD", "weightDecay", options.weightDecay);
+  }
+
+ protected:
+  void Update(std::size_t index, T learningRate) override {
+    Parameter<T>& parameter = this->At(index);
+    if (options_.weightDecay > 0)
+      parameter.value *= T(1) - learningRate * static_cast<T>(options_.weightDecay);
+    if (options_.momentum > 0) {
+      Tensor<T>& velocity = this->Moment(0, index);
+      velocity = static_cast<T>(options_.momentum) * velocity + parameter.gradient;
+      parameter.value -= learningRate * velocity;
+    } else {
+      parameter.value -= learningRate * parameter.gradient;
+    }
+  }
+
+ private:
+  SGDOptions options_;
+};
+
+struct AdamWOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weightDecay = 0;  ///< decoupled: value -= rate * weightDecay * value
+};
+
+/// Adam with decoupled weight decay.
+/// @see Loshchilov, Hutter: Decoupled weight decay regularization (ICLR 2019), algorithm 2.
+/// @throws ConfigError for settings outside their ranges.
+template <std::floating_point T>
+class AdamW final : public Optimizer<T> {
+ public:
+  explicit AdamW(ILayer<T>& network, const AdamWOptions& options = {})
+      : Optimizer<T>(network, {"first_moment", "second_moment"}), options_(options) {
+    this->CheckShare("AdamW", "beta1", options.beta1);
+    this->CheckShare("AdamW", "beta2", options.beta2);
+    this->CheckNotNegative("AdamW", "epsilon", options.epsilon);
+    this->CheckNotNegative("AdamW", "weightDecay", options.weightDecay);
+  }
+
+ protected:
+  void Update(std::size_t index, T learningRate) override {
+    Parameter<T>& parameter = this->At(index);
+    Tensor<T>& first = this->Moment(0, index);
+    Tensor<T>& second = this->Moment(1, index);
+    const T beta1 = static_cast<T>(options_.beta1);
+    const T beta2 = static_cast<T>(options_.beta2);
+    const double step = static_cast<double>(this->StepCount());
+    const T correction1 = static_cast<T>(1 - std::pow(options_.beta1, step));
+    const T correction2 = static_cast<T>(1 - std::pow(options_.beta2, step));
+    const T rate = learningRate / correction1;
+    const T root = std::sqrt(correction2);
+    if (options_.weightDecay > 0)
+      parameter.value *= T(1) - learningRate * static_cast<T>(options_.weightDecay);
+    first = beta1 * first + (T(1) - beta1) * parameter.gradient;
+    second = beta2 * second + (T(1) - beta2) * parameter.gradient.cwiseAbs2();
+    parameter.value.array() -=
+        rate * first.array() / (second.array().sqrt() / root + static_cast<T>(options_.epsilon));
+  }
+
+ private:
+  AdamWOptions options_;
+};
+
+/// Scales all gradients so that their joint Euclidean norm is at most `maxNorm`, and returns the norm before.
+/// A norm that is NaN or infinite leaves them as they are. Allocates nothing.
+/// @throws ConfigError unless maxNorm > 0.
+template <std::floating_point T>
+T ClipGradientNorm(std::span<Parameter<T>> parameters, std::type_identity_t<T> maxNorm) {
+  if (!(maxNorm > T(0)))
+    throw ConfigError(detail::Message("ClipGradientNorm: norm ", maxNorm, ", expected above 0"));
+  T sum = T(0);
+  for (const Parameter<T>& parameter : parameters) sum += parameter.gradient.squaredNorm();
+  const T norm = std::sqrt(sum);
+  if (std::isfinite(norm) && norm > maxNorm) {
+    for (Parameter<T>& parameter : parameters) parameter.gradient *= maxNorm / norm;
+  }
+  return norm;
+}
+
+}  // namespace nola

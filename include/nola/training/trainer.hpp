@@ -1,0 +1,224 @@
+// A seeded minibatch loop that can stop and go on at any step.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <numeric>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "nola/core/error.hpp"
+#include "nola/layers/layer.hpp"
+#include "nola/random/random_stream.hpp"
+#include "nola/training/loss.hpp"
+#include "nola/training/optimizer.hpp"
+#include "nola/training/schedule.hpp"
+
+namespace nola {
+
+/// Where a run stands after a step.
+struct TrainingProgress {
+  Index step = 0;  ///< steps done
+  Index totalSteps = 0;
+  Index epoch = 0;  ///< 0-based
+  double loss = 0;  ///< of this batch
+  double learningRate = 0;
+  double gradientNorm = 0;  ///< before clipping; 0 without clipping
+  double seconds = 0;       ///< since Run began
+};
+
+struct TrainingOptions {
+  Index epochs = 1;
+  Index batchSize = 64;        ///< the last batch of an epoch may be smaller
+  double learningRate = 1e-3;  ///< at the peak of the cosine schedule
+  double warmupFraction = 0;   ///< share of all steps spent in warm-up, 0..1
+  double finalFraction = 0;    ///< last rate over peak rate, 0..1
+  double maxGradientNorm = 0;  ///< clipping by global norm; 0 for none
+  std::uint64_t seed = 42;     ///< of the shuffles
+  std::function<void(const TrainingProgress&)> onStep =
+      {};  ///< called after every step, a ProgressLine for instance
+};
+
+/// Loss of a batch. @param output [batch x OutputSize()]. @param rows  the rows of the data set that make the
+/// batch.
+/// @param gradient  to be set to dLoss/dOutput. @return the loss.
+template <std::floating_point T>
+using BatchLoss = std::function<T(const Tensor<T>& output, std::span<const Index> rows, Tensor<T>& gradient)>;
+
+/// Trains a network on rows of a matrix. The order of the rows is a function of seed and epoch alone, so a
+/// run that is set to a step goes on exactly as if it had never stopped. A step allocates nothing once warm.
+template <std::floating_point T>
+class Trainer {
+ public:
+  /// Network and optimizer must outlive the trainer.
+  /// @throws ConfigError for settings outside their ranges.
+  Trainer(ILayer<T>& network, Optimizer<T>& optimizer, TrainingOptions options)
+      : network_(network), optimizer_(optimizer), options_(std::move(options)) {
+    if (options_.epochs < 1 || options_.batchSize < 1) {
+      throw ConfigError(
+          detail::Message("Trainer: ", options_.epochs, " epochs of batches of ", options_.batchSize));
+    }
+    if (!(options_.warmupFraction >= 0 && options_.warmupFraction <= 1)) {
+      throw ConfigError(
+          detail::Message("Trainer: warm-up fraction ", options_.warmupFraction, ", expected 0 to 1"));
+    }
+    if (!(options_.maxGradientNorm >= 0)) {
+      throw ConfigError(
+          detail::Message("Trainer: gradient norm ", options_.maxGradientNorm, ", expected 0 or more"));
+    }
+    CosineSchedule(options_.learningRate, 1, 0, options_.finalFraction);  // throws for settings it cannot use
+  }
+
+  /// Steps of a whole run over `rows` rows.
+  Index TotalSteps(Index rows) const {
+    return options_.epochs * ((rows + options_.batchSize - 1) / options_.batchSize);
+  }
+  /// Steps done; a restored checkpoint sets it.
+  Index CurrentStep() const { return step_; }
+  void SetCurrentStep(Index step) { step_ = step; }
+
+  /// Runs from the current step to the last one. @return the mean loss over the last epoch's steps run here.
+  /// @throws StateError if a loss is NaN or infinite: the parameters are those before that step.
+  double Run(const TensorRef<T>& inputs, const BatchLoss<T>& loss) {
+    const auto start = std::chrono::steady_clock::now();
+    const Index total = TotalSteps(inputs.rows());
+    const Index perEpoch = total / options_.epochs;
+    double sum = 0;
+    Index counted = 0;
+    while (step_ < total) {
+      TrainingProgress progress = Step(inputs, loss);
+      if (step_ > total - perEpoch) {
+        sum += progress.loss;
+        ++counted;
+      }
+      progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (options_.onStep) options_.onStep(progress);
+    }
+    return counted > 0 ? sum / static_cast<double>(counted) : 0;
+  }
+
+  /// One step: a batch forward, backward, and an update. @throws as Run.
+  TrainingProgress Step(const TensorRef<T>& inputs, const BatchLoss<T>& loss) {
+    const Index rows = inputs.rows();
+    if (rows == 0) throw ShapeError("Trainer: there are no rows to train on");
+    TrainingProgress progress;
+    progress.totalSteps = TotalSteps(rows);
+    const Index perEpoch = progress.totalSteps / options_.epochs;
+    progress.epoch = step_ / perEpoch;
+    Shuffle(progress.epoch, rows);
+    const Index first = (step_ % perEpoch) * options_.batchSize;
+    const std::span<const Index> batch = std::span<const Index>(order_).subspan(
+        static_cast<std::size_t>(first),
+        static_cast<std::size_t>(std::min(options_.batchSize, rows - first)));
+    batch_.resize(static_cast<Index>(batch.size()), inputs.cols());
+    for (std::size_t i = 0; i < batch.size(); ++i) batch_.row(static_cast<Index>(i)) = inputs.row(batch[i]);
+
+    network_.Forward(batch_, output_, Gradients::parameters);
+    progress.loss = static_cast<double>(loss(output_, batch, outputGradient_));
+    if (!std::isfinite(progress.loss)) {
+      throw StateError(detail::Message("Trainer: the loss is ", progress.loss, " at step ", step_,
+                                       "; a lower learning rate or clipping may help"));
+    }
+    optimizer_.ClearGradients();
+    if (network_.SupportsTraining()) network_.Backward(outputGradient_, inputGradient_);
+    if (options_.maxGradientNorm > 0) {
+      progress.gradientNorm = static_cast<double>(
+          ClipGradientNorm<T>(optimizer_.Parameters(), static_cast<T>(options_.maxGradientNorm)));
+    }
+    const auto warmup =
+        static_cast<Index>(options_.warmupFraction * static_cast<double>(progress.totalSteps));
+    progress.learningRate =
+        CosineSchedule(options_.learningRate, progress.totalSteps, warmup, options_.finalFraction)(step_);
+    optimizer_.Step(static_cast<T>(progress.learningRate));
+    progress.step = ++step_;
+    return progress;
+  }
+
+ private:
+  /// The order of the rows in an epoch: Fisher-Yates with the epoch's own stream.
+  void Shuffle(Index epoch, Index rows) {
+    if (epoch == shuffledEpoch_ && static_cast<Index>(order_.size()) == rows) return;
+    order_.resize(static_cast<std::size_t>(rows));
+    std::iota(order_.begin(), order_.end(), Index{0});
+    RandomStream random(options_.seed, RandomPurpose::shuffle, static_cast<std::uint32_t>(epoch));
+    for (std::size_t i = order_.size(); i > 1; --i) {
+      std::swap(order_[i - 1], order_[static_cast<std::size_t>(random.NextBelow(i))]);
+    }
+    shuffledEpoch_ = epoch;
+  }
+
+  ILayer<T>& network_;
+  Optimizer<T>& optimizer_;
+  TrainingOptions options_;
+  Index step_ = 0;
+  Index shuffledEpoch_ = -1;
+  std::vector<Index> order_;
+  Tensor<T> batch_;
+  Tensor<T> output_;
+  Tensor<T> outputGradient_;
+  Tensor<T> inputGradient_;
+};
+
+/// Softmax cross-entropy against one label for every row of the data set; the labels must outlive the
+/// function.
+/// @throws ShapeError from the loop if there are fewer labels than rows or a label is outside the classes.
+template <std::floating_point T>
+BatchLoss<T> ClassificationLoss(std::span<const std::int32_t> labels) {
+  return [labels, batch = std::vector<std::int32_t>()](const Tensor<T>& output, std::span<const Index> rows,
+                                                       Tensor<T>& gradient) mutable {
+    batch.resize(rows.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto row = static_cast<std::size_t>(rows[i]);
+      if (row >= labels.size()) {
+        throw ShapeError(
+            detail::Message("ClassificationLoss: row ", row, " has no label, there are ", labels.size()));
+      }
+      batch[i] = labels[row];
+    }
+    return SoftmaxCrossEntropy<T>(output, batch, gradient);
+  };
+}
+
+/// Mean squared error against one row of targets for every row of the data set; the targets must outlive the
+/// function.
+/// @throws ShapeError from the loop if there are fewer target rows than rows.
+template <std::floating_point T>
+BatchLoss<T> RegressionLoss(const Tensor<T>& targets) {
+  return [&targets, batch = Tensor<T>()](const Tensor<T>& output, std::span<const Index> rows,
+                                         Tensor<T>& gradient) mutable {
+    batch.resize(static_cast<Index>(rows.size()), targets.cols());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] >= targets.rows()) {
+        throw ShapeError(
+            detail::Message("RegressionLoss: row ", rows[i], " has no target, there are ", targets.rows()));
+      }
+      batch.row(static_cast<Index>(i)) = targets.row(rows[i]);
+    }
+    return MeanSquaredError<T>(output, batch, gradient);
+  };
+}
+
+/// Share of rows that a network classifies as labelled, 0..1, inferred in batches.
+/// @throws ShapeError for no rows, another number of labels, a label outside the classes.
+template <std::floating_point T>
+double EvaluateAccuracy(const ILayer<T>& network, const std::type_identity_t<TensorRef<T>>& inputs,
+                        std::span<const std::int32_t> labels, Index batchSize = 1000) {
+  if (inputs.rows() == 0 || static_cast<Index>(labels.size()) != inputs.rows()) {
+    throw ShapeError(
+        detail::Message("EvaluateAccuracy: ", labels.size(), " labels for ", inputs.rows(), " rows"));
+  }
+  if (batchSize < 1) throw ConfigError(detail::Message("EvaluateAccuracy: batch size ", batchSize));
+  Tensor<T> output;
+  double right = 0;
+  for (Index first = 0; first < inputs.rows(); first += batchSize) {
+    const Index count = std::min(batchSize, inputs.rows() - first);
+    network.Infer(inputs.middleRows(first, count), output);
+    right += static_cast<double>(count) * Accuracy(output, labels.subspan(static_cast<std::size_t>(first),
+                                                                          static_cast<std::size_t>(count)));
+  }
+  return right / static_cast<double>(inputs.rows());
+}
+
+}  // namespace nola
