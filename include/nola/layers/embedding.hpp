@@ -1,0 +1,128 @@
+// Embedding: a table whose rows are looked up by index.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nola/layers/layer_base.hpp"
+#include "nola/random/random_stream.hpp"
+
+namespace nola {
+
+/// Maps an index to a row of its table. The input is [rows x 1], one index a row, as a number of type T:
+/// exact up to 2^24 in float, which the constructors enforce. Parameter: `weight` [count x size].
+///
+/// An index is no quantity to move by a little, so the input gradient is zero.
+template <std::floating_point T>
+class Embedding final : public LayerBase<T> {
+ public:
+  /// Largest number of rows whose indices T holds exactly: 2^24 in float, 2^53 in double.
+  static constexpr Index kMaxCount = Index{1} << std::min(std::numeric_limits<T>::digits, 62);
+
+  /// Draws the table from a normal distribution with this deviation.
+  /// @throws ConfigError if a size is below 1, count exceeds kMaxCount, or the deviation is not finite.
+  Embedding(Index count, Index size, std::uint64_t seed = 42, double deviation = 0.02)
+      : LayerBase<T>(1, size) {
+    if (count < 1 || size < 1 || count > kMaxCount) {
+      throw ConfigError(detail::Message("Embedding: ", count, " rows of ", size,
+                                        " numbers, expected at least 1 of 1 and at most ", kMaxCount,
+                                        " rows"));
+    }
+    if (!std::isfinite(deviation)) {
+      throw ConfigError(detail::Message("Embedding: deviation ", deviation, " is not finite"));
+    }
+    RandomStream random(seed, RandomPurpose::weights);
+    this->AddParameter("weight", Tensor<T>::NullaryExpr(count, size, [&] {
+                         return static_cast<T>(deviation) * random.template NextNormal<T>();
+                       }));
+  }
+
+  /// A layer with this table [count x size].
+  /// @throws ConfigError if it is empty, has more than kMaxCount rows or contains NaN or infinity.
+  explicit Embedding(Tensor<T> weight) : LayerBase<T>(1, weight.cols()) {
+    if (weight.size() == 0) throw ConfigError("Embedding: the table is empty");
+    if (weight.rows() > kMaxCount) {
+      throw ConfigError(detail::Message("Embedding: ", weight.rows(), " rows, at most ", kMaxCount));
+    }
+    this->CheckFinite("weight", weight);
+    this->AddParameter("weight", std::move(weight));
+  }
+
+  std::string LayerType() const override { return "Embedding"; }
+
+  /// Number of rows: indices are 0 .. Count()-1.
+  Index Count() const { return Weights().rows(); }
+  /// The table [count x size].
+  const Tensor<T>& Weights() const { return this->Value(kWeight); }
+
+  /// The table as an output layer that shares its weight: logits = hidden W^T. Safe from many threads.
+  /// @param hidden [rows x size]. @param logits resized to [rows x count].
+  void ComputeLogits(const TensorRef<T>& hidden, Tensor<T>& logits) const {
+    logits.resize(hidden.rows(), Count());
+    logits.noalias() = hidden * Weights().transpose();
+  }
+
+  /// The backward pass of ComputeLogits: adds to the table's gradient if the table trains.
+  void AccumulateLogitsGradient(const TensorRef<T>& hidden, const TensorRef<T>& logitsGradient) {
+    if (this->IsTrainable(kWeight)) {
+      this->Gradient(kWeight).noalias() += logitsGradient.transpose() * hidden;
+    }
+  }
+
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Embedding>(*this); }
+
+ protected:
+  /// @throws ShapeError for an index that is no whole number in 0 .. Count()-1.
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
+    ComputeInference(input, output);
+    if (!Includes(wanted, Gradients::parameters) || !this->IsTrainable(kWeight)) return;
+    indices_.resize(static_cast<std::size_t>(input.rows()));
+    for (Index row = 0; row < input.rows(); ++row) {
+      indices_[static_cast<std::size_t>(row)] = static_cast<Index>(input(row, 0));
+    }
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
+                       Gradients wanted) override {
+    if (Includes(wanted, Gradients::parameters) && this->IsTrainable(kWeight)) {
+      Tensor<T>& gradient = this->Gradient(kWeight);
+      for (Index row = 0; row < outputGradient.rows(); ++row) {
+        gradient.row(indices_[static_cast<std::size_t>(row)]) += outputGradient.row(row);
+      }
+    }
+    if (Includes(wanted, Gradients::input)) inputGradient.setZero();
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+    const T count = static_cast<T>(Count());
+    for (Index row = 0; row < input.rows(); ++row) {
+      const T index = input(row, 0);
+      if (!(index >= T(0) && index < count) || index != std::floor(index)) {
+        throw ShapeError(detail::Message("Embedding: index ", index, " in row ", row,
+                                         ", expected a whole number in 0..", Count() - 1));
+      }
+    }
+    output.resize(input.rows(), this->OutputSize());
+    for (Index row = 0; row < input.rows(); ++row) {
+      output.row(row) = Weights().row(static_cast<Index>(input(row, 0)));
+    }
+  }
+
+  void ForgetForward() override {
+    indices_.clear();
+    indices_.shrink_to_fit();
+  }
+
+ private:
+  static constexpr std::size_t kWeight = 0;
+
+  std::vector<Index> indices_;  // of the last forward pass, if the table trains
+};
+
+}  // namespace nola
