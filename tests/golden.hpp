@@ -112,7 +112,17 @@ inline Mismatches Offsets(const Json& answers) {
   return wrong;
 }
 
-inline Mismatches CombinedFactors(const Json& answers) {
+/// The instruction sets that this build and this machine can run.
+inline std::vector<nola::InstructionSet> InstructionSets() {
+  std::vector<nola::InstructionSet> sets;
+  for (auto set :
+       {nola::InstructionSet::portable, nola::InstructionSet::avx2, nola::InstructionSet::avx512}) {
+    if (nola::IsSupported(set)) sets.push_back(set);
+  }
+  return sets;
+}
+
+inline Mismatches CombinedFactors(const Json& answers, nola::InstructionSet set) {
   Mismatches wrong;
   for (const Json& row : answers.at("combined")) {
     const Json& coefficientsHex = row["scaled_coefficients_f32_hex"];
@@ -121,12 +131,15 @@ inline Mismatches CombinedFactors(const Json& answers) {
       coefficients[static_cast<nola::Index>(i)] = std::bit_cast<float>(Hex(coefficientsHex[i]));
     }
     nola::FactorMatrix<float> sum(row["length"].get<nola::Index>(), row["rank"].get<nola::Index>());
-    nola::CombineBasis<float>(Generator(row), FactorOf(row), coefficients, sum);
+    nola::BasisWorkspace<float> workspace(set);
+    nola::CombineBasis<float>(Generator(row), FactorOf(row), coefficients, sum, workspace);
     for (nola::Index c = 0; c < sum.cols(); ++c) {
       for (nola::Index p = 0; p < sum.rows(); ++p) {
         const Json& expected =
             row["sum_f32_hex_by_rank_vector"][static_cast<std::size_t>(c)][static_cast<std::size_t>(p)];
-        if (!Same(sum(p, c), expected)) wrong.push_back("combined " + row.dump());
+        if (!Same(sum(p, c), expected)) {
+          wrong.push_back(std::string(nola::InstructionSetName(set)) + ": combined " + row.dump());
+        }
       }
     }
   }
@@ -176,7 +189,7 @@ T HadamardSum(const nola::BasisGenerator& generator, const std::vector<T>& scale
 /// step by step. Covers what the file has no room for: double, the gain, A0 in the sum, more than a block and
 /// a group.
 template <class T>
-Mismatches BuiltFactors() {
+Mismatches BuiltFactors(nola::InstructionSet set) {
   Mismatches wrong;
   for (auto distribution : {nola::BasisDistribution::rademacher, nola::BasisDistribution::hadamard}) {
     const nola::BasisGenerator generator(2310, 2556, distribution);
@@ -188,7 +201,7 @@ Mismatches BuiltFactors() {
       const volatile T product = coefficients[i] * nola::BasisGain<T>(distribution, shape.numBasis);
       scaled.push_back(T(product));
     }
-    nola::BasisWorkspace<T> workspace;
+    nola::BasisWorkspace<T> workspace(set);
     nola::FactorMatrix<T> built(shape.length, shape.rank);
     nola::BuildFactor<T>(generator, nola::Factor::a, coefficients, built, workspace);
     for (nola::Index c = 0; c < shape.rank; ++c) {
@@ -199,8 +212,9 @@ Mismatches BuiltFactors() {
         const volatile T offset = generator.Element<T>(nola::Factor::offsetA, c, 0, p, shape);
         const volatile T expected = offset + sum;
         if (built(p, c) != expected) {
-          wrong.push_back(nola::detail::Message("built ", nola::DistributionName(distribution), " ",
-                                                sizeof(T), " bytes, position ", p, ", rank vector ", c));
+          wrong.push_back(nola::detail::Message(nola::InstructionSetName(set), ": built ",
+                                                nola::DistributionName(distribution), " ", sizeof(T),
+                                                " bytes, position ", p, ", rank vector ", c));
         }
       }
     }

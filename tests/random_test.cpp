@@ -84,12 +84,17 @@ TEST_CASE("Philox gives the published known answers") {
   static_assert(nola::Philox4x32({0, 0, 0, 0}, {0, 0})[0] == 0x6627E8D5U);
 }
 
-TEST_CASE("words, entries and A0 are the specification's known answers") {
+TEST_CASE("words, entries, A0 and combined factors are the specification's known answers") {
   REQUIRE(KnownAnswers()["version"] == nola::kBasisSpecificationVersion);
   CHECK(golden::Words(KnownAnswers()) == golden::Mismatches{});
   CHECK(golden::Entries<float>(KnownAnswers()) == golden::Mismatches{});
   CHECK(golden::Entries<double>(KnownAnswers()) == golden::Mismatches{});
   CHECK(golden::Offsets(KnownAnswers()) == golden::Mismatches{});
+  for (nola::InstructionSet set : golden::InstructionSets()) {
+    CHECK(golden::CombinedFactors(KnownAnswers(), set) == golden::Mismatches{});
+    CHECK(golden::BuiltFactors<float>(set) == golden::Mismatches{});
+    CHECK(golden::BuiltFactors<double>(set) == golden::Mismatches{});
+  }
 }
 
 TEST_CASE("an index at its limit works and the next one is an error, never a wrap") {

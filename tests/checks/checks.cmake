@@ -1,0 +1,77 @@
+# The tests that look at the source and the package rather than run one of the test programs.
+find_program(BASH_PROGRAM bash REQUIRED)
+set(checks "${CMAKE_CURRENT_SOURCE_DIR}/checks")
+set(work "${CMAKE_CURRENT_BINARY_DIR}/checks")
+set(include "${PROJECT_SOURCE_DIR}/include")
+
+# Include paths of what a header may need, as compiler flags.
+set(dependencyFlags "")
+foreach(target Eigen3::Eigen nlohmann_json::nlohmann_json)
+  get_target_property(directories ${target} INTERFACE_INCLUDE_DIRECTORIES)
+  foreach(directory IN LISTS directories)
+    if(NOT directory STREQUAL "/usr/include")
+      list(APPEND dependencyFlags -isystem ${directory})
+    endif()
+  endforeach()
+endforeach()
+
+# nola_add_check(<name> <command>...)
+function(nola_add_check name)
+  add_test(NAME check_${name} COMMAND ${ARGN})
+  set_tests_properties(check_${name} PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77)
+endfunction()
+
+# What the text of the headers says
+nola_add_check(layout ${CMAKE_COMMAND} -DINCLUDE_DIRECTORY=${include} -P ${checks}/layout.cmake)
+
+file(WRITE "${work}/planted/nola/random/planted.hpp"
+     "// Includes what lies to its right.\n#pragma once\n\n#include \"nola/layers/layer.hpp\"\n")
+nola_add_check(layout_finds_a_violation
+               ${CMAKE_COMMAND} -DINCLUDE_DIRECTORY=${work}/planted -P ${checks}/layout.cmake)
+set_tests_properties(check_layout_finds_a_violation PROPERTIES
+                     PASS_REGULAR_EXPRESSION "random must not include layers.*1 rules broken in 1 headers")
+
+# What the compilers say
+foreach(compiler g++ clang++)
+  string(MAKE_C_IDENTIFIER ${compiler}_program variable)
+  find_program(${variable} ${compiler})
+  mark_as_advanced(${variable})
+  if(NOT ${variable})
+    message(STATUS "nola: no checks with ${compiler}, it is not installed")
+    continue()
+  endif()
+  string(REPLACE "++" "xx" suffix ${compiler})
+  nola_add_check(headers_${suffix} ${BASH_PROGRAM} ${checks}/headers.sh ${${variable}} ${include} ${dependencyFlags})
+  nola_add_check(known_answers_${suffix} ${BASH_PROGRAM} ${checks}/golden_answers.sh ${${variable}}
+                 ${PROJECT_SOURCE_DIR} ${work}/known_answers_${suffix} ${dependencyFlags})
+  nola_add_check(package_${suffix} ${BASH_PROGRAM} ${checks}/package.sh ${${variable}} ${PROJECT_SOURCE_DIR}
+                 ${PROJECT_BINARY_DIR} ${work}/package_${suffix})
+  if(compiler STREQUAL "clang++")
+    set_tests_properties(check_headers_${suffix} check_known_answers_${suffix} check_package_${suffix}
+                         PROPERTIES LABELS long)
+  endif()
+endforeach()
+
+# Two units of one program, with different flags, in either order of linking: the linker keeps the first unit's copy of
+# what both define. Eigen asks that all units agree on its alignment, which -march would change.
+add_library(nola_first_unit OBJECT checks/two_units.cpp)
+target_compile_options(nola_first_unit PRIVATE -O0)
+add_library(nola_second_unit OBJECT checks/two_units.cpp)
+target_compile_options(nola_second_unit PRIVATE -O2 -march=native)
+target_compile_definitions(nola_second_unit PRIVATE NOLA_SECOND_UNIT)
+foreach(unit nola_first_unit nola_second_unit)
+  target_compile_definitions(${unit} PRIVATE EIGEN_MAX_ALIGN_BYTES=64)
+  target_link_libraries(${unit} PRIVATE nola::nola nola::io nola_program_options)
+endforeach()
+foreach(order first_second second_first)
+  string(REPLACE "_" ";" units ${order})
+  list(TRANSFORM units REPLACE "(.+)" "$<TARGET_OBJECTS:nola_\\1_unit>")
+  add_executable(nola_units_${order} ${units})
+  target_link_libraries(nola_units_${order} PRIVATE nola_program_options)
+  nola_add_check(units_${order} nola_units_${order})
+endforeach()
+
+# What the tools say
+nola_add_check(format ${BASH_PROGRAM} ${checks}/format.sh ${PROJECT_SOURCE_DIR})
+nola_add_check(tidy ${BASH_PROGRAM} ${checks}/tidy.sh ${PROJECT_SOURCE_DIR} ${dependencyFlags})
+set_tests_properties(check_tidy PROPERTIES LABELS long)

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Builds and runs a user's project (tests/package) against nola, installed and as a subdirectory, and asks the package
+# for what it cannot give.
+#   package.sh COMPILER SOURCE_DIRECTORY BUILD_DIRECTORY WORK_DIRECTORY
+set -euo pipefail
+compiler=$1 source=$2 build=$3 work=$4
+generator=()
+if command -v ninja >/dev/null; then generator=(-G Ninja); fi
+
+rm -rf "$work"
+mkdir -p "$work"
+cmake --install "$build" --prefix "$work/installed" >/dev/null
+mv "$work/installed" "$work/prefix"  # an installed package can be moved
+version=$(sed -n 's/.*kVersion = "\(.*\)".*/\1/p' "$source/include/nola/core/version.hpp")
+
+configure() {  # configure NAME OPTION...
+  cmake -S "$source/tests/package" -B "$work/$1" "${generator[@]}" -DCMAKE_CXX_COMPILER="$compiler" \
+    -DCMAKE_BUILD_TYPE=Debug -DNOLA_SOURCE="$source" "${@:2}" >"$work/$1.log" 2>&1
+}
+
+accept() {  # accept NAME OPTION...: configures, builds and runs
+  configure "$@" && cmake --build "$work/$1" -j 2 >>"$work/$1.log" 2>&1 &&
+    "$work/$1/core_user" >>"$work/$1.log" && { [ ! -e "$work/$1/io_user" ] || "$work/$1/io_user"; } ||
+    { cat "$work/$1.log"; echo "FAILED: $1"; exit 1; }
+  echo "works: $1"
+}
+
+refuse() {  # refuse NAME TEXT OPTION...: does not configure, and says TEXT
+  local name=$1 text=$2
+  shift 2
+  if configure "$name" "$@" || ! tr -s '\n ' ' ' <"$work/$name.log" | grep -qF "$text"; then
+    cat "$work/$name.log"
+    echo "FAILED: $name was to be refused with: $text"
+    exit 1
+  fi
+  echo "refused as it should be: $name"
+}
+
+found=(-DNOLA_FROM=find_package "-DCMAKE_PREFIX_PATH=$work/prefix")
+accept find_package "${found[@]}" "-DNOLA_VERSION=$version"
+[ -e "$work/find_package/io_user" ] || { echo "FAILED: component io gave no target nola::io"; exit 1; }
+accept add_subdirectory -DNOLA_FROM=add_subdirectory
+configure FetchContent -DNOLA_FROM=FetchContent || { cat "$work/FetchContent.log"; exit 1; }
+echo "configures: FetchContent"
+
+withoutJson=-DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON
+configure core_without_json "${found[@]}" -DNOLA_COMPONENTS= $withoutJson ||
+  { cat "$work/core_without_json.log"; echo "FAILED: the core needs nlohmann_json"; exit 1; }
+echo "configures: the core without a JSON parser"
+refuse io_without_json "needs nlohmann_json 3.10 or later, which was not found (Debian: apt install nlohmann-json3-dev)" \
+  "${found[@]}" $withoutJson
+refuse unknown_component "nola has no component 'video'; there is: io." "${found[@]}" -DNOLA_COMPONENTS=video
+refuse later_version "$version" "${found[@]}" "-DNOLA_VERSION=$((${version%%.*} + 1)).0"
+refuse no_eigen "needs Eigen3 3.4 or later, which was not found (Debian: apt install libeigen3-dev)" \
+  "${found[@]}" -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON
+test -s "$work/prefix/include/nola/random/specification.md" || { echo "FAILED: no specification installed"; exit 1; }
