@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Builds nola and runs its tests. On Debian 12 and later it first installs what is missing (root or sudo).
+#   tests/run.sh           the tests, with the default compiler
+#   tests/run.sh --full    and slow tests, clang++, the address, undefined and thread sanitizers, fuzzing, examples
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+full=false
+case "${1:-}" in
+  "") ;;
+  --full) full=true ;;
+  *) sed -n '2,4s/^# *//p' "$0"; [ "$1" = --help ]; exit ;;
+esac
+
+tools=(cmake:cmake "${CXX:-g++}:g++")
+command -v ninja >/dev/null || tools+=(make:make)
+packages=(libeigen3-dev catch2 nlohmann-json3-dev)
+if $full; then
+  tools+=(ninja:ninja-build clang++:clang clang-format:clang-format clang-tidy:clang-tidy)
+  packages+=(libclang-rt-dev libomp-dev libcli11-dev zlib1g-dev libbenchmark-dev)
+fi
+
+missing=()
+for tool in "${tools[@]}"; do command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}"); done
+if command -v apt-get >/dev/null; then
+  for package in "${packages[@]}"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+elif [ ${#missing[@]} -gt 0 ]; then
+  echo "nola's tests need CMake 3.22, a C++20 compiler, Eigen 3.4, Catch2 and nlohmann_json" \
+    "(Debian's names: ${tools[*]##*:} ${packages[*]}). Not found here: ${missing[*]}." >&2
+  exit 1
+fi
+
+logs=build/logs
+mkdir -p "$logs"
+lastLog=""
+step() {  # step NAME COMMAND...: quiet, unless it fails
+  local start=$SECONDS
+  lastLog=$logs/${1// /-}.log
+  echo "$1 ..."
+  if ! "${@:2}" >"$lastLog" 2>&1 </dev/null; then
+    cat "$lastLog"
+    echo "FAILED: $1" >&2
+    exit 1
+  fi
+  echo "$1: $((SECONDS - start)) s"
+}
+
+if [ ${#missing[@]} -gt 0 ]; then
+  root=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "Missing; as root run: apt-get install ${missing[*]}" >&2; exit 1; }
+    root=(sudo)
+  fi
+  install() {
+    "${root[@]}" apt-get -qq update
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}"
+  }
+  echo "installing ${missing[*]}"
+  step "installation" install
+fi
+
+options=(-DNOLA_BUILD_EXAMPLES=OFF -DNOLA_BUILD_BENCHMARKS=OFF)
+if command -v ninja >/dev/null; then options+=(-G Ninja); fi
+if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+
+closings=()
+run_tests() {  # run_tests NAME CTEST_OPTION...
+  step "$1 tests" ctest --test-dir "build/$1" -j 2 --timeout 900 --output-on-failure "${@:2}"
+  closings+=("$lastLog")
+}
+build() {  # build NAME CMAKE_OPTION...
+  step "$1 configuration" cmake -S . -B "build/$1" "${options[@]}" "${@:2}"
+  step "$1 build" cmake --build "build/$1" -j 2
+}
+
+if ! $full; then
+  build default
+  run_tests default -LE long
+else
+  build default -DNOLA_BUILD_EXAMPLES=ON -DNOLA_BUILD_BENCHMARKS=ON
+  run_tests default
+
+  second=(-DNOLA_BUILD_CHECKS=OFF -DCMAKE_CXX_COMPILER=clang++)
+  build clang "${second[@]}"
+  run_tests clang -LE long
+
+  # Without NDEBUG, so that every assertion of ours and of Eigen's is checked on the way.
+  sanitizers=("${second[@]}" -DCMAKE_BUILD_TYPE=None "-DCMAKE_CXX_FLAGS=-O1 -g1")
+  build address "${sanitizers[@]}" -DNOLA_SANITIZE=address,undefined
+  run_tests address -LE long
+  build thread "${sanitizers[@]}" -DNOLA_SANITIZE=thread
+  run_tests thread -LE long
+
+  step "fuzzing" bash tests/checks/fuzz.sh clang++ 60 build/fuzz
+fi
+
+for log in "${closings[@]}"; do
+  echo
+  echo "$(basename "$log" .log):"
+  sed -n '/tests passed/,/Total Test time/p' "$log"
+done
