@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$1"
 for tool in clang-format-14 clang-format; do
   if command -v "$tool" >/dev/null && "$tool" --version | grep -q 'version 14\.'; then
-    find include tests examples \( -name '*.hpp' -o -name '*.cpp' \) -print0 | xargs -0 "$tool" --dry-run -Werror
+    find include tests examples \( -name '*.hpp' -o -name '*.inl' -o -name '*.cpp' \) -print0 | xargs -0 "$tool" --dry-run -Werror
     exit
   fi
 done
