@@ -1,0 +1,41 @@
+// How a load treats what does not fit, and what it says about it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "nola/core/error.hpp"
+#include "nola/io/strict_json.hpp"
+
+namespace nola {
+
+enum class LoadMode {
+  strict,  ///< everything fits, or nothing is loaded and the error says why
+  lenient  ///< what fits is loaded, the report says what was not
+};
+
+/// What a load of adapters did.
+struct AdapterLoadReport {
+  std::vector<std::string> matched;     ///< paths of adapters and names of parameters that were loaded
+  std::vector<std::string> missing;     ///< paths and names of the file that the network does not have
+  std::vector<std::string> mismatched;  ///< a sentence for each thing that did not fit
+};
+
+namespace detail {
+
+/// @throws FileError in strict mode if there is a reason: the first one, and how many more there are.
+inline void RequireNone(const std::vector<std::string>& reasons, LoadMode mode, const std::string& file) {
+  if (mode == LoadMode::lenient || reasons.empty()) return;
+  const std::string more =
+      reasons.size() > 1 ? Message(" (and ", reasons.size() - 1, " more)") : std::string();
+  throw FileError("'" + file + "' does not fit the network: " + reasons.front() + more);
+}
+
+inline void RequireFit(const AdapterLoadReport& report, LoadMode mode, const std::string& file) {
+  std::vector<std::string> reasons = report.mismatched;
+  for (const std::string& name : report.missing) reasons.push_back("there is no " + Quoted(name));
+  RequireNone(reasons, mode, file);
+}
+
+}  // namespace detail
+}  // namespace nola

@@ -1,0 +1,155 @@
+// ExportPEFT: the adapters of a network as a LoRA that Hugging Face PEFT, vLLM and llama.cpp open.
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nola/io/mapped_file.hpp"
+#include "nola/io/parameter_entry.hpp"
+#include "nola/io/peft.hpp"
+#include "nola/io/save_adapters.hpp"
+
+namespace nola {
+
+struct PEFTExportOptions {
+  NumberType type = NumberType::f32;  ///< of the factors: f32, f16 or bf16
+  std::string baseModel = "";         ///< base_model_name_or_path; null if empty
+  std::string taskType = "";          ///< "CAUSAL_LM" and the like; null if empty
+  /// From a layer's path to the name of its module in the model that is to open the adapter; empty keeps it.
+  std::function<std::string(const std::string&)> moduleName = {};
+};
+
+namespace detail {
+
+/// One rank and one alpha for all: what every reader of these files understands.
+struct PEFTScale {
+  Index rank = 0;
+  double alpha = 0;
+  bool isFolded = false;  ///< scalings differ: they are multiplied into the factors B
+};
+
+template <std::floating_point T>
+PEFTScale CommonScale(const std::vector<PlacedAdapter<T>>& adapters) {
+  PEFTScale scale;
+  const ILoRAAdapter<T>& first = *adapters.front().adapter;
+  bool haveOneRank = true;
+  for (const PlacedAdapter<T>& placed : adapters) {
+    scale.rank = std::max(scale.rank, placed.adapter->Rank());
+    haveOneRank = haveOneRank && placed.adapter->Rank() == first.Rank();
+    scale.isFolded = scale.isFolded || placed.adapter->Scaling() != first.Scaling();
+  }
+  scale.alpha = static_cast<double>(scale.rank);
+  if (!scale.isFolded) {
+    scale.alpha = haveOneRank ? static_cast<double>(first.Alpha())
+                              : static_cast<double>(first.Scaling()) * static_cast<double>(scale.rank);
+  }
+  return scale;
+}
+
+template <std::floating_point T>
+std::string PEFTConfig(const PEFTScale& scale, const std::vector<std::string>& modules,
+                       const PEFTExportOptions& options) {
+  const auto orNull = [](const std::string& text) {
+    return text.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(text);
+  };
+  nlohmann::ordered_json config{{"peft_type", "LORA"},
+                                {"base_model_name_or_path", orNull(options.baseModel)},
+                                {"task_type", orNull(options.taskType)},
+                                {"r", scale.rank},
+                                {"lora_alpha", scale.alpha},
+                                {"lora_dropout", 0.0},
+                                {"target_modules", modules},
+                                {"bias", "none"},
+                                {"fan_in_fan_out", false},
+                                {"inference_mode", true},
+                                {"init_lora_weights", true},
+                                {"modules_to_save", nullptr}};
+  const auto whole = static_cast<Index>(scale.alpha);
+  if (static_cast<double>(whole) == scale.alpha) config["lora_alpha"] = whole;  // as PEFT declares it
+  try {
+    return config.dump(2) + "\n";
+  } catch (const nlohmann::json::exception&) {
+    throw ConfigError("ExportPEFT: a name is not UTF-8");
+  }
+}
+
+/// @return whether the file exists and holds just this text.
+inline bool Holds(const std::filesystem::path& path, std::string_view text) {
+  if (!std::filesystem::exists(path)) return false;
+  const MappedFile file(path);
+  return std::ranges::equal(file.Bytes(), std::as_bytes(std::span(text)));
+}
+
+}  // namespace detail
+
+/// Writes the adapters of this moment, NOLA's too, as LoRA factors in PEFT's format: a directory, made if it
+/// is missing, with adapter_config.json and adapter_model.safetensors. Ranks that differ are padded with
+/// zeros to the highest one, scalings that differ multiplied into B, since not every reader knows ranks and
+/// alphas by layer. Each file is replaced as a whole; a kill between the two leaves the new factors without a
+/// configuration, which no reader opens, and never with a wrong one.
+/// @throws ConfigError for a network without adapters, a type other than f32, f16 and bf16, a number that it
+/// cannot hold, two layers under one module name; UnsupportedError if anything beside the adapters trained,
+/// which a PEFT LoRA cannot hold; FileError.
+template <std::floating_point T>
+void ExportPEFT(const ILayer<T>& network, const std::filesystem::path& directory,
+                const PEFTExportOptions& options = {}) {
+  if (options.type != NumberType::f32 && options.type != NumberType::f16 &&
+      options.type != NumberType::bf16) {
+    throw ConfigError(
+        detail::Message("ExportPEFT: ", NumberTypeName(options.type), ", expected F32, F16 or BF16"));
+  }
+  const std::vector<PlacedAdapter<T>> adapters = FindAdapters(network);
+  if (adapters.empty()) throw ConfigError("ExportPEFT: the network has no adapter");
+  for (const ConstParameter<T>& parameter : detail::TrainedBeside(network, adapters)) {
+    throw UnsupportedError("ExportPEFT: '" + parameter.name +
+                           "' trained beside the adapters, and a PEFT LoRA has no place for it");
+  }
+  const detail::PEFTScale scale = detail::CommonScale(adapters);
+  std::vector<std::string> modules;
+  std::vector<Tensor<T>> factors;  // their memory must stay where it is
+  factors.reserve(2 * adapters.size());
+  std::vector<SafetensorsEntry> entries;
+  const auto add = [&](std::string name, Tensor<T> factor) {
+    const Tensor<T>& kept = factors.emplace_back(std::move(factor));
+    SafetensorsEntry entry =
+        detail::ParameterEntry<T>(std::move(name), {kept.data(), kept.rows(), kept.cols()}, options.type);
+    entry.shape = {kept.rows(), kept.cols()};
+    entries.push_back(std::move(entry));
+  };
+  for (const PlacedAdapter<T>& placed : adapters) {
+    const ILoRAAdapter<T>& adapter = *placed.adapter;
+    const std::string module = options.moduleName ? options.moduleName(placed.path) : placed.path;
+    const std::string name = std::string(detail::kPEFTPrefix) + module;
+    const Index rank = adapter.Rank();
+    Tensor<T> a = Tensor<T>::Zero(scale.rank, placed.layer->InputSize());
+    a.topRows(rank) = adapter.GetMatrixA().transpose();
+    Tensor<T> b = Tensor<T>::Zero(placed.layer->OutputSize(), scale.rank);
+    b.leftCols(rank) = (scale.isFolded ? adapter.Scaling() : T(1)) * adapter.GetMatrixB().transpose();
+    add(name + std::string(detail::kPEFTSuffixA), std::move(a));
+    add(name + std::string(detail::kPEFTSuffixB), std::move(b));
+    modules.push_back(module);
+  }
+
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) detail::ThrowFileError("make the directory", directory, error.value());
+  const std::filesystem::path configPath = directory / detail::kPEFTConfigFile;
+  const std::string text = detail::PEFTConfig<T>(scale, modules, options);
+  AtomicFile model(directory / detail::kPEFTModelFile);
+  AtomicFile config(configPath);
+  detail::WriteSafetensorsTo([&](std::span<const std::byte> bytes) { model.Write(bytes); }, entries,
+                             {{"format", "pt"}});
+  config.Write(std::as_bytes(std::span(text)));
+  if (!detail::Holds(configPath, text)) std::filesystem::remove(configPath, error);
+  model.Commit();
+  config.Commit();
+}
+
+}  // namespace nola

@@ -1,0 +1,232 @@
+// Reading safetensors files to the letter of the format.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "nola/core/error.hpp"
+#include "nola/core/tensor.hpp"
+#include "nola/io/mapped_file.hpp"
+#include "nola/io/number_type.hpp"
+#include "nola/io/strict_json.hpp"
+
+namespace nola {
+
+/// One tensor of a file. Its bytes are the file's: row-major, little-endian, not necessarily aligned.
+struct SafetensorsTensor {
+  NumberType type = NumberType::u8;
+  std::vector<Index> shape;  ///< empty for a scalar
+  std::span<const std::byte> bytes;
+
+  Index NumElements() const { return static_cast<Index>(bytes.size() / NumberTypeSize(type)); }
+};
+
+/// The texts of a file's `__metadata__`, by key.
+using SafetensorsMetadata = std::map<std::string, std::string, std::less<>>;
+
+/// A safetensors file: named tensors and a map of texts. Everything that the format demands is checked when
+/// it is opened, so that what the object says is true: the header's length and JSON, no name twice, known
+/// types, and data that fill the file without a gap, an overlap or a byte too many. Nothing is allocated for
+/// what a file merely claims: only for the header that it has. The data stay in the mapped file until they
+/// are read. Const functions may run on many threads.
+/// @see https://huggingface.co/docs/safetensors, "Format".
+class SafetensorsFile {
+ public:
+  using TensorMap = std::map<std::string, SafetensorsTensor, std::less<>>;
+
+  /// The format's own limit.
+  static constexpr std::uint64_t kMaxHeaderSize = 100'000'000;
+
+  /// Maps a file. @throws FileError with the reason if it cannot be read or is not a safetensors file.
+  explicit SafetensorsFile(const std::filesystem::path& path) : name_(path.string()) {
+    mapping_.emplace(path);
+    Read(mapping_->Bytes());
+  }
+
+  /// The same from memory that the caller keeps. @param name  for error messages.
+  static SafetensorsFile FromBytes(std::span<const std::byte> bytes, std::string name = "memory") {
+    return SafetensorsFile(bytes, std::move(name));
+  }
+
+  const std::string& Name() const { return name_; }
+  const SafetensorsMetadata& Metadata() const { return metadata_; }
+  const TensorMap& Tensors() const { return tensors_; }
+
+  /// @throws FileError if there is none of this name.
+  const SafetensorsTensor& At(std::string_view name) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) Fail("there is no tensor " + detail::Quoted(name));
+    return found->second;
+  }
+
+  /// The elements of a tensor, row by row, converted as DecodeNumbers does.
+  /// @throws FileError if there is none of this name or its type does not convert.
+  template <class Number>
+  std::vector<Number> ReadNumbers(std::string_view name) const {
+    const SafetensorsTensor& tensor = At(name);
+    std::vector<Number> numbers(static_cast<std::size_t>(tensor.NumElements()));
+    ReadInto<Number>(name, tensor, numbers);
+    return numbers;
+  }
+
+  /// A tensor as a matrix: [rows x columns], and [1 x n] for one dimension or none.
+  /// @throws FileError as ReadNumbers, and for more than two dimensions.
+  template <std::floating_point T>
+  Tensor<T> ReadMatrix(std::string_view name) const {
+    const SafetensorsTensor& tensor = At(name);
+    if (tensor.shape.size() > 2) {
+      Fail(detail::Message(detail::Quoted(name), " has ", tensor.shape.size(), " dimensions, at most 2"));
+    }
+    const bool isMatrix = tensor.shape.size() == 2;
+    Tensor<T> matrix(isMatrix ? tensor.shape[0] : 1, isMatrix ? tensor.shape[1] : tensor.NumElements());
+    ReadInto<T>(name, tensor, std::span(matrix.data(), static_cast<std::size_t>(matrix.size())));
+    return matrix;
+  }
+
+  /// @throws FileError "'FILE': REASON".
+  [[noreturn]] void Fail(const std::string& reason) const { throw FileError("'" + name_ + "': " + reason); }
+
+ private:
+  struct Range {
+    std::uint64_t begin;
+    std::uint64_t end;
+    SafetensorsTensor* tensor;
+    const std::string* name;
+  };
+
+  SafetensorsFile(std::span<const std::byte> bytes, std::string name) : name_(std::move(name)) {
+    Read(bytes);
+  }
+
+  template <class Number>
+  void ReadInto(std::string_view name, const SafetensorsTensor& tensor, std::span<Number> numbers) const {
+    try {
+      DecodeNumbers<Number>(tensor.type, tensor.bytes, numbers);
+    } catch (const UnsupportedError& error) {
+      Fail(detail::Quoted(name) + ": " + error.what());
+    }
+  }
+
+  void Read(std::span<const std::byte> bytes) {
+    if (bytes.size() < sizeof(std::uint64_t)) {
+      Fail(detail::Message("not a safetensors file, ", bytes.size(), " bytes are too few"));
+    }
+    const auto length = detail::LoadLittleEndian<std::uint64_t>(bytes.data());
+    const auto rest = bytes.subspan(sizeof length);
+    if (length > kMaxHeaderSize || length > rest.size()) {
+      Fail(detail::Message("not a safetensors file, or cut short: a header of ", length, " bytes of the ",
+                           rest.size(), " that follow, at most ", kMaxHeaderSize));
+    }
+    const auto header = rest.first(static_cast<std::size_t>(length));
+    std::size_t end = header.size();
+    while (end > 0 && header[end - 1] == std::byte{' '}) --end;
+    if (end == 0 || header[0] != std::byte{'{'} || header[end - 1] != std::byte{'}'}) {
+      Fail("the header is not a JSON object padded with spaces");
+    }
+    nlohmann::json json;
+    try {
+      json = detail::ParseStrictJson(header, 3);
+    } catch (const FileError& error) {
+      Fail(std::string("in the header: ") + error.what());
+    }
+    std::vector<Range> ranges;
+    for (const auto& [name, entry] : json.items()) {
+      if (name == "__metadata__") {
+        ReadMetadata(entry);
+      } else {
+        ReadEntry(name, entry, ranges);
+      }
+    }
+    PlaceTensors(ranges, rest.subspan(header.size()));
+  }
+
+  void ReadMetadata(const nlohmann::json& entry) {
+    if (!entry.is_object()) Fail("__metadata__ is not an object");
+    for (const auto& [key, value] : entry.items()) {
+      if (!value.is_string()) Fail("__metadata__ " + detail::Quoted(key) + " is not a text");
+      metadata_.emplace(key, value.get_ref<const std::string&>());
+    }
+  }
+
+  void ReadEntry(const std::string& name, const nlohmann::json& entry, std::vector<Range>& ranges) {
+    const auto fail = [&](const std::string& reason) { Fail("tensor " + detail::Quoted(name) + reason); };
+    if (!entry.is_object() || entry.size() != 3 || !entry.contains("dtype") || !entry.contains("shape") ||
+        !entry.contains("data_offsets")) {
+      fail(" is not described by dtype, shape and data_offsets");
+    }
+    if (!entry["dtype"].is_string()) fail(": the dtype is not a text");
+    const auto& typeName = entry["dtype"].get_ref<const std::string&>();
+    const std::optional<NumberType> type = NumberTypeFromName(typeName);
+    if (!type) fail(": unknown dtype " + detail::Quoted(typeName));
+    const auto isIndex = [](const nlohmann::json& number) { return number.is_number_unsigned(); };
+    const nlohmann::json& shape = entry["shape"];
+    const nlohmann::json& offsets = entry["data_offsets"];
+    if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), isIndex)) {
+      fail(": the shape is not a list of sizes");
+    }
+    if (!offsets.is_array() || offsets.size() != 2 || !std::all_of(offsets.begin(), offsets.end(), isIndex)) {
+      fail(": data_offsets are not two offsets");
+    }
+
+    SafetensorsTensor tensor{*type, {}, {}};
+    constexpr std::uint64_t kMost = std::numeric_limits<std::ptrdiff_t>::max();
+    std::uint64_t size = NumberTypeSize(*type);  // of the dimensions that are not zero
+    bool isEmpty = false;
+    for (const nlohmann::json& dimension : shape) {
+      const auto extent = dimension.get<std::uint64_t>();
+      isEmpty = isEmpty || extent == 0;
+      if (extent > 1 && size > kMost / extent) fail(": the shape has more elements than memory can hold");
+      size *= std::max<std::uint64_t>(extent, 1);
+      tensor.shape.push_back(static_cast<Index>(extent));
+    }
+    if (isEmpty) size = 0;
+    const auto begin = offsets[0].get<std::uint64_t>();
+    const auto end = offsets[1].get<std::uint64_t>();
+    if (begin > end || end - begin != size) {
+      fail(detail::Message(": the shape takes ", size, " bytes, the offsets are ", begin, " and ", end));
+    }
+    const auto placed = tensors_.emplace(name, std::move(tensor)).first;
+    ranges.push_back({begin, end, &placed->second, &placed->first});
+  }
+
+  void PlaceTensors(std::vector<Range>& ranges, std::span<const std::byte> data) {
+    std::sort(ranges.begin(), ranges.end(), [](const Range& left, const Range& right) {
+      return std::tie(left.begin, left.end) < std::tie(right.begin, right.end);
+    });
+    std::uint64_t expected = 0;
+    for (const Range& range : ranges) {
+      if (range.begin != expected) {
+        Fail(detail::Message("tensor ", detail::Quoted(*range.name), " begins at byte ", range.begin,
+                             " of the data, expected ", expected, ": a gap or an overlap"));
+      }
+      if (range.end > data.size()) {
+        Fail(detail::Message("tensor ", detail::Quoted(*range.name), " ends at byte ", range.end,
+                             " of the data, which has ", data.size(), ": the file is cut short"));
+      }
+      range.tensor->bytes = data.subspan(static_cast<std::size_t>(range.begin),
+                                         static_cast<std::size_t>(range.end - range.begin));
+      expected = range.end;
+    }
+    if (expected != data.size()) {
+      Fail(detail::Message("the tensors end at byte ", expected, " of the data, which has ", data.size()));
+    }
+  }
+
+  std::string name_;
+  std::optional<MappedFile> mapping_;
+  SafetensorsMetadata metadata_;
+  TensorMap tensors_;
+};
+
+}  // namespace nola
