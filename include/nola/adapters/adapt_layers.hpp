@@ -20,7 +20,8 @@ enum class AdapterKind { nola, lora };
 struct AdapterConfig {
   /// Paths of the dense layers to adapt: `*` stands for any text, `?` for one character (see PathMatches).
   std::vector<std::string> targetModules = {"*"};
-  /// Paths of layers that train as they are, a new classification head for instance; all others are frozen.
+  /// Paths of layers that train as they are, with all below them: a new classification head for instance.
+  /// They are not adapted even where targetModules matches; all others are frozen.
   std::vector<std::string> trainableModules = {};
   AdapterKind kind = AdapterKind::nola;
   Index rank = 8;           ///< of each adapter
@@ -49,10 +50,12 @@ inline bool MatchesAny(const std::vector<std::string>& patterns, const std::stri
 }  // namespace detail
 
 /// Puts an adapter around every dense layer of a network whose path matches one of the patterns, and freezes
-/// the rest but for the layers in trainableModules. Layers that are adapters already stay as they are. All
-/// adapters are made before the first one is put in: after an error the network is as it was.
+/// the rest but for the layers in trainableModules and below them, which are not adapted. Layers that are
+/// adapters already stay as they are. All adapters are made before the first one is put in: after an error
+/// the network is as it was.
 /// @param factory  see AdapterFactory. @return the paths adapted, in order.
-/// @throws ConfigError if a pattern matches no layer, and what the factory throws.
+/// @throws ConfigError if a pattern matches no layer, ShapeError if the factory makes an adapter of other
+/// sizes, and what the factory throws.
 template <std::floating_point T>
 std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::string>& targetModules,
                                      const std::type_identity_t<AdapterFactory<T>>& factory,
@@ -60,13 +63,20 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
   std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> dense;
   std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> trainable;
   std::vector<std::shared_ptr<ILayer<T>>> unmarked;  // what freezing the rest must leave as it is
+  const auto trainsAsItIs = [&](const std::string& path) {
+    return std::any_of(trainable.begin(), trainable.end(), [&](const auto& entry) {
+      return path == entry.first || path.starts_with(entry.first + ".");
+    });
+  };
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     if (dynamic_cast<const ILoRAAdapter<T>*>(layer.get()) != nullptr) {
       if (layer->SupportsTraining()) unmarked.push_back(layer);
       return false;
     }
     if (detail::MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
-    if (dynamic_cast<const DenseLayer<T>*>(layer.get()) != nullptr) dense.emplace_back(path, layer);
+    if (dynamic_cast<const DenseLayer<T>*>(layer.get()) != nullptr && !trainsAsItIs(path)) {
+      dense.emplace_back(path, layer);
+    }
     return true;
   });
   const auto requireMatch = [](const std::vector<std::string>& patterns, const auto& layers,
@@ -88,6 +98,11 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
     if (layer->SupportsTraining()) unmarked.push_back(layer);
     adapters.push_back(factory(path, layer, static_cast<Index>(paths.size())));
     if (!adapters.back()) throw ConfigError("AdaptLayers: the factory made no adapter for '" + path + "'");
+    if (adapters.back()->InputSize() != layer->InputSize() ||
+        adapters.back()->OutputSize() != layer->OutputSize()) {
+      throw ShapeError("AdaptLayers: the factory's adapter for '" + path +
+                       "' has other sizes than the layer");
+    }
     paths.push_back(path);
   }
 
