@@ -47,7 +47,13 @@ class Optimizer {
 
   /// Steps made so far; a restored checkpoint sets it.
   Index StepCount() const { return stepCount_; }
-  void SetStepCount(Index stepCount) { stepCount_ = stepCount; }
+  /// @throws ConfigError for a negative count.
+  void SetStepCount(Index stepCount) {
+    if (stepCount < 0) {
+      throw ConfigError(detail::Message("Optimizer: step count ", stepCount, ", expected 0 or more"));
+    }
+    stepCount_ = stepCount;
+  }
 
   /// What must be saved, with the step count, to go on as if nothing had happened.
   std::vector<OptimizerState<T>> State() {

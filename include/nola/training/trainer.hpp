@@ -48,7 +48,8 @@ template <std::floating_point T>
 using BatchLoss = std::function<T(const Tensor<T>& output, std::span<const Index> rows, Tensor<T>& gradient)>;
 
 /// Trains a network on rows of a matrix. The order of the rows is a function of seed and epoch alone, so a
-/// run that is set to a step goes on exactly as if it had never stopped. A step allocates nothing once warm.
+/// run that is set to a step goes on exactly as if it had never stopped. A step allocates nothing once a step
+/// of its batch size has run just before; an epoch's smaller last batch resizes what lies between.
 template <std::floating_point T>
 class Trainer {
  public:
@@ -77,7 +78,11 @@ class Trainer {
   }
   /// Steps done; a restored checkpoint sets it.
   Index CurrentStep() const { return step_; }
-  void SetCurrentStep(Index step) { step_ = step; }
+  /// @throws ConfigError for a negative step.
+  void SetCurrentStep(Index step) {
+    if (step < 0) throw ConfigError(detail::Message("Trainer: step ", step, ", expected 0 or more"));
+    step_ = step;
+  }
 
   /// Runs from the current step to the last one. @return the mean loss over the last epoch's steps run here.
   /// @throws StateError if a loss is NaN or infinite: the parameters are those before that step.
