@@ -88,9 +88,9 @@ class LayerBase : public virtual ILayer<T> {
     }
     CheckFinite("parameters", parameters);
     Index offset = 0;
-    for (Parameter<T>& parameter : Parameters()) {
+    for (const ConstParameter<T>& parameter : std::as_const(*this).Parameters()) {
       if (!parameter.trainable) continue;
-      std::copy_n(parameters.data() + offset, parameter.value.size(), parameter.value.data());
+      std::copy_n(parameters.data() + offset, parameter.value.size(), ValueOf(parameter).data());
       offset += parameter.value.size();
     }
     this->ParametersChanged();
@@ -183,11 +183,11 @@ class LayerBase : public virtual ILayer<T> {
   }
 
   bool SetParameter(const std::string& name, const TensorRef<T>& value) final {
-    for (Parameter<T>& parameter : Parameters()) {
+    for (const ConstParameter<T>& parameter : std::as_const(*this).Parameters()) {
       if (parameter.name != name) continue;
-      CheckFits(parameter.name, parameter.value, value);
+      CheckFits(parameter, value);
       CheckFinite(name, value);
-      Assign(parameter.value, value);
+      Assign(ValueOf(parameter), value);
       this->ParametersChanged();
       return true;
     }
@@ -237,12 +237,12 @@ class LayerBase : public virtual ILayer<T> {
       const std::optional<std::string> target = mapping ? mapping(name) : std::optional<std::string>(name);
       if (target) chosen.emplace(*target, &value);
     }
-    std::vector<std::pair<Parameter<T>, const Tensor<T>*>> assignments;
-    for (Parameter<T>& parameter : Parameters()) {
+    std::vector<std::pair<ConstParameter<T>, const Tensor<T>*>> assignments;
+    for (ConstParameter<T>& parameter : std::as_const(*this).Parameters()) {
       const auto found = chosen.find(parameter.name);
       if (found == chosen.end()) continue;
       try {
-        CheckFits(parameter.name, parameter.value, *found->second);
+        CheckFits(parameter, *found->second);
         CheckFinite(parameter.name, *found->second);
         assignments.emplace_back(std::move(parameter), found->second);
       } catch (const Error& error) {
@@ -251,7 +251,7 @@ class LayerBase : public virtual ILayer<T> {
       }
     }
     for (auto& [parameter, value] : assignments) {
-      Assign(parameter.value, *value);
+      Assign(ValueOf(parameter), *value);
       result.loaded.push_back(parameter.name);
     }
     this->ParametersChanged();
@@ -336,15 +336,21 @@ class LayerBase : public virtual ILayer<T> {
       throw ConfigError(detail::Message(this->LayerType(), ": '", name, "' is the layer itself"));
   }
 
-  void CheckFits(const std::string& name, const Eigen::Map<Tensor<T>>& target,
-                 const TensorRef<T>& value) const {
+  /// Where a parameter of this layer is written without reserving its gradient, as Parameters() would:
+  /// loading weights into a network that is frozen or adapted afterwards costs no second copy of it.
+  static Eigen::Map<Tensor<T>> ValueOf(const ConstParameter<T>& parameter) {
+    return {const_cast<T*>(parameter.value.data()), parameter.value.rows(), parameter.value.cols()};
+  }
+
+  void CheckFits(const ConstParameter<T>& parameter, const TensorRef<T>& value) const {
+    const auto& target = parameter.value;
     const bool asColumn = target.rows() == 1 && value.cols() == 1 && value.rows() == target.cols();
     if (asColumn || (value.rows() == target.rows() && value.cols() == target.cols())) return;
-    throw ShapeError(detail::Message(this->LayerType(), ": '", name, "' is [", target.rows(), " x ",
+    throw ShapeError(detail::Message(this->LayerType(), ": '", parameter.name, "' is [", target.rows(), " x ",
                                      target.cols(), "], given [", value.rows(), " x ", value.cols(), "]"));
   }
 
-  static void Assign(Eigen::Map<Tensor<T>>& target, const TensorRef<T>& value) {
+  static void Assign(Eigen::Map<Tensor<T>> target, const TensorRef<T>& value) {
     if (value.rows() == target.rows() && value.cols() == target.cols()) {
       target = value;
     } else {

@@ -27,6 +27,7 @@ class Sequential final : public LayerBase<T> {
                                        " inputs, the layer before it has ", this->OutputSize(), " outputs"));
     }
     this->AddChild(std::move(name), std::move(layer));
+    buffers_.push_back(BufferFor(this->Children().back().layer->OutputSize()));
     this->SetSizes(this->Children().front().layer->InputSize(), this->Children().back().layer->OutputSize());
     this->ResetState();
     return *this;
@@ -58,7 +59,7 @@ class Sequential final : public LayerBase<T> {
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
     const auto layers = this->Children();
-    outputs_.resize(layers.size());
+    between_.resize(widths_.size());
     wanted_.resize(layers.size());
     bool inputWanted = Includes(wanted, Gradients::input);
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -66,11 +67,11 @@ class Sequential final : public LayerBase<T> {
       wanted_[i] = (trains ? Gradients::parameters : Gradients::none) |
                    (inputWanted ? Gradients::input : Gradients::none);
       inputWanted = inputWanted || trains;
-      Tensor<T>& target = i + 1 == layers.size() ? output : outputs_[i];
+      Tensor<T>& target = i + 1 == layers.size() ? output : between_[buffers_[i]];
       if (i == 0) {
         layers[i].layer->Forward(input, target, wanted_[i]);
       } else {
-        layers[i].layer->Forward(outputs_[i - 1], target, wanted_[i]);
+        layers[i].layer->Forward(between_[buffers_[i - 1]], target, wanted_[i]);
       }
     }
     if (layers.empty()) output = input;
@@ -85,7 +86,8 @@ class Sequential final : public LayerBase<T> {
     }
     Tensor<T>* above = nullptr;
     for (std::size_t i = layers.size(); i-- > 0 && wanted_[i] != Gradients::none;) {
-      Tensor<T>& below = i == 0 ? inputGradient : gradients_[i % 2];
+      const bool isLowest = i == 0 || wanted_[i - 1] == Gradients::none;
+      Tensor<T>& below = isLowest ? inputGradient : between_[buffers_[i - 1]];
       if (above == nullptr) {
         layers[i].layer->Backward(outputGradient, below);
       } else {
@@ -97,39 +99,48 @@ class Sequential final : public LayerBase<T> {
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
     const auto layers = this->Children();
-    if (layers.size() < 2) {
-      if (layers.empty()) {
-        output = input;
-      } else {
-        layers.front().layer->Infer(input, output);
-      }
+    if (layers.empty()) {
+      output = input;
       return;
     }
-    const typename Pool::Lease scratch(pool_);
-    Tensor<T>(&between)[2] = scratch->tensors;
-    layers.front().layer->Infer(input, between[0]);
-    for (std::size_t i = 1; i + 1 < layers.size(); ++i)
-      layers[i].layer->Infer(between[(i + 1) % 2], between[i % 2]);
-    layers.back().layer->Infer(between[layers.size() % 2], output);
+    const typename Pool::Lease between(pool_);
+    between->resize(widths_.size());
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      Tensor<T>& target = i + 1 == layers.size() ? output : (*between)[buffers_[i]];
+      if (i == 0) {
+        layers[i].layer->Infer(input, target);
+      } else {
+        layers[i].layer->Infer((*between)[buffers_[i - 1]], target);
+      }
+    }
   }
 
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
-    outputs_.clear();
-    for (Tensor<T>& gradient : gradients_) gradient.resize(0, 0);
+    between_.clear();
     pool_.Clear();
   }
 
  private:
-  struct Scratch {
-    Tensor<T> tensors[2];
-  };
-  using Pool = detail::ScratchPool<Scratch>;
+  using Pool = detail::ScratchPool<std::vector<Tensor<T>>>;
 
-  std::vector<Tensor<T>> outputs_;  // of every layer but the last, which writes to the caller
-  std::vector<Gradients> wanted_;   // of each layer in the last forward pass
-  Tensor<T> gradients_[2];          // of the layer at hand and of the one above, in turn
-  mutable Pool pool_;
+  /// The buffer for a layer's output, and later for that output's gradient: one of the same width that the
+  /// layer before does not use. A buffer of one width is never resized while the batch stays as it is.
+  std::size_t BufferFor(Index width) {
+    std::size_t buffer = 0;
+    while (buffer < widths_.size() &&
+           (widths_[buffer] != width || (!buffers_.empty() && buffers_.back() == buffer))) {
+      ++buffer;
+    }
+    if (buffer == widths_.size()) widths_.push_back(width);
+    return buffer;
+  }
+
+  std::vector<std::size_t> buffers_;  // of each layer; the last one's is the caller's matrix instead
+  std::vector<Index> widths_;         // of each buffer
+  std::vector<Tensor<T>> between_;    // the buffers of training
+  std::vector<Gradients> wanted_;     // of each layer in the last forward pass
+  mutable Pool pool_;                 // the buffers of inference
 };
 
 }  // namespace nola
