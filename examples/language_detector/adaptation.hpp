@@ -1,0 +1,62 @@
+// The recipe: how the classifier is adapted to labelled files, the same for every method.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "labelled_files.hpp"
+
+namespace language_detector {
+
+/// How the dense layers of the head are adapted.
+struct Method {
+  nola::AdapterKind kind = nola::AdapterKind::nola;
+  nola::Index size =
+      32;  ///< LoRA: the rank on each of the three layers. NOLA: k, for 6k trained numbers in all
+
+  std::string Name() const;
+};
+
+/// Puts the method's adapters into the classifier, whose base weights are frozen.
+///
+/// NOLA spends 6k numbers where trials showed them to count: 4k on A and k on B of hidden_0 (rank 1), which
+/// reads the embedding, and k/4 on A and 3k/4 on B of the logits (rank 4). LoRA takes all three dense layers.
+/// @throws nola::ConfigError for a size that the layers or the split do not allow (NOLA: k a multiple of 4).
+void AddAdapters(Detector& detector, const Method& method, std::uint64_t seed);
+
+/// Settings of a run that no method has for itself.
+struct Recipe {
+  double learningRate = 0.02;
+  nola::Index epochs = 20;
+  nola::Index batchSize = 32;
+  double warmupFraction = 0.1;
+  std::uint64_t seed = 1;  ///< of the bases or the factors, and of the order of the files
+  std::function<void(const nola::TrainingProgress&)> onStep = {};
+};
+
+/// The learning rates that are tried, for every method.
+inline constexpr double kLearningRates[] = {0.005, 0.01, 0.02, 0.04, 0.08};
+
+/// A copy of the classifier with adapters, trained on the files.
+Detector Train(const Detector& shipped, const Method& method, const LabelledFiles& files,
+               const Recipe& recipe);
+
+/// What the search for a learning rate found, one entry for each rate.
+struct RateTrial {
+  double learningRate = 0;
+  double heldBackLoss = 0;      ///< cross-entropy in nats, mean over the seeds
+  double heldBackAccuracy = 0;  ///< balanced, mean over the seeds
+};
+
+/// Trains with each of kLearningRates and each seed on one part of the files and looks at the other.
+std::vector<RateTrial> TryRates(const Detector& shipped, const Method& method, const LabelledFiles& training,
+                                const LabelledFiles& heldBack, const Recipe& recipe,
+                                std::span<const std::uint64_t> seeds);
+
+/// The rate with the least loss on the held-back files.
+double BestRate(std::span<const RateTrial> trials);
+
+}  // namespace language_detector
