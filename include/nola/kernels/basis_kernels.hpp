@@ -12,6 +12,11 @@
 #include "nola/kernels/portable_kernels.hpp"
 #include "nola/random/basis_generator.hpp"
 
+#ifdef __x86_64__
+#include "nola/kernels/avx2_kernels.hpp"
+#include "nola/kernels/avx512_kernels.hpp"
+#endif
+
 namespace nola {
 namespace detail {
 
@@ -32,7 +37,13 @@ concept SameScalar = EigenMatrix<A> && EigenMatrix<B> && std::same_as<ScalarOf<A
 
 /// Calls run(kernels) with the kernels of the instruction set.
 template <class T, class Run>
-void WithKernels(InstructionSet, Run run) {
+void WithKernels([[maybe_unused]] InstructionSet set, Run run) {
+#ifdef __x86_64__
+  if constexpr (std::same_as<T, float> || std::same_as<T, double>) {
+    if (set == InstructionSet::avx512) return run(avx512::Kernels{});
+    if (set == InstructionSet::avx2) return run(avx2::Kernels{});
+  }
+#endif
   run(PortableKernels{});
 }
 
@@ -62,8 +73,7 @@ void Combine(const BasisGenerator& generator, Factor factor, const T* coefficien
   const auto k = static_cast<std::size_t>(numBasis);
   const FactorView<T> view = View<T>(sum);
   if (view.Empty()) return;
-  if (k == 0 || generator.Distribution() != BasisDistribution::hadamard) sum.setZero();
-  if (k == 0) return;
+  if (k == 0) return FillZero(view);
   WithKernels<T>(workspace.Instructions(), [&](auto kernels) {
     using Kernels = decltype(kernels);
     switch (generator.Distribution()) {
@@ -201,7 +211,7 @@ void FillOffsetA(const BasisGenerator& generator, Eigen::Ref<FactorMatrix<std::t
                  BasisWorkspace<T>& workspace) {
   detail::CheckFactorShape("FillOffsetA", offset.rows(), offset.cols(), 0);
   if (offset.size() == 0) return;
-  offset.setZero();
+  detail::FillZero(detail::View<T>(offset));
   detail::WithKernels<T>(workspace.Instructions(), [&](auto kernels) {
     detail::AddOffset<decltype(kernels)>(generator, detail::View<T>(offset));
   });

@@ -57,10 +57,7 @@ class BasisWorkspace {
 
   /// @throws ConfigError if this machine cannot run the instruction set.
   explicit BasisWorkspace(InstructionSet instructions) : instructions_(instructions) {
-    if (!IsSupported(instructions)) {
-      throw ConfigError(detail::Message("BasisWorkspace: this machine or build cannot run the ",
-                                        InstructionSetName(instructions), " kernels"));
-    }
+    CheckSupported(instructions);
   }
 
   InstructionSet Instructions() const { return instructions_; }

@@ -2,10 +2,15 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
 
+#include "nola/core/tensor.hpp"
 #include "nola/kernels/basis_workspace.hpp"
-#include "nola/kernels/portable_kernels.hpp"
+#include "nola/kernels/kernel_types.hpp"
+#include "nola/kernels/parallel.hpp"
+#include "nola/random/basis_generator.hpp"
 
 namespace nola::detail {
 
@@ -18,83 +23,122 @@ struct FactorView {
   Index stride;
 
   bool Empty() const { return length == 0 || rank == 0; }
+  double Size() const { return static_cast<double>(length) * static_cast<double>(rank); }
 };
 
-/// Calls run(column, tile, positions) for every tile of every rank vector.
+/// Positions that one call of a kernel works on, but for hadamard's, whose sign words serve kTile.
+inline constexpr Index kPiece = 512;
+
+/// Calls run(column, data, block, positions) for each piece of each rank vector, in parallel.
+/// @param size  positions of a piece, a multiple of a block; the last of a rank vector has fewer
 template <class T, class Run>
-void ForEachTile(const FactorView<T>& factor, Run run) {
-  const auto length = static_cast<std::size_t>(factor.length);
-  for (Index c = 0; c < factor.rank; ++c) {
-    T* column = factor.data + c * factor.stride;
-    for (std::size_t start = 0; start < length; start += kTile) {
-      run(c, column + start, static_cast<std::uint32_t>(start / kBlock), std::min(kTile, length - start));
-    }
-  }
+void ForEachPiece(const FactorView<T>& factor, Index size, double nanoseconds, const Run& run) {
+  const Index pieces = (factor.length + size - 1) / size;
+  ParallelFor(factor.rank * pieces, nanoseconds, [&](Index i) {
+    const Index c = i / pieces;
+    const Index start = i % pieces * size;
+    run(c, factor.data + c * factor.stride + start, static_cast<std::uint32_t>(start / Index{kBlock}),
+        static_cast<std::size_t>(std::min(size, factor.length - start)));
+  });
 }
 
-/// Calls run(block, numBlocks, data) for the whole blocks of a tile, then for the rest through a padded copy.
+/// Calls run(block, numBlocks, data) for the whole blocks of a piece, then for the rest through a padded
+/// copy.
 template <class T, class Run>
-void ForWholeBlocks(T* tile, std::uint32_t block, std::size_t count, Run run) {
-  using Value = std::remove_const_t<T>;
+void ForWholeBlocks(T* data, std::uint32_t block, std::size_t count, const Run& run) {
   const std::size_t whole = count / kBlock;
-  if (whole > 0) run(block, whole, tile);
+  if (whole > 0) run(block, whole, data);
   const std::size_t rest = count % kBlock;
   if (rest == 0) return;
-  alignas(64) Value padded[kBlock] = {};
-  T* tail = tile + whole * kBlock;
+  alignas(64) std::remove_const_t<T> padded[kBlock] = {};
+  T* tail = data + whole * kBlock;
   std::copy_n(tail, rest, padded);
   run(block + static_cast<std::uint32_t>(whole), std::size_t{1}, static_cast<T*>(padded));
   if constexpr (!std::is_const_v<T>) std::copy_n(padded, rest, tail);
 }
 
-/// Groups whose tables fill about a third of a first-level cache.
 template <class T>
-inline constexpr std::size_t kGroupsPerPass = 16384 / (kTablesPerGroup * kTableSize * sizeof(T)) +
-                                              (sizeof(T) > 8);
+void FillZero(const FactorView<T>& factor) {
+  for (Index c = 0; c < factor.rank; ++c) std::fill_n(factor.data + c * factor.stride, factor.length, T(0));
+}
+
+/// Groups of sign bases whose tables fill about a third of a first-level cache.
+template <class T>
+inline constexpr std::size_t kGroupsPerPass = 16384 / (kTablesPerGroup * kTableSize * sizeof(T));
 
 template <class Kernels, class T>
 void CombineSigns(const BasisGenerator& generator, Factor which, const T* coefficients, std::size_t numBasis,
                   const FactorView<T>& sum, BasisWorkspace<T>& workspace) {
-  constexpr std::size_t kPass = kGroupsPerPass<T> * 32;
-  T* tables = workspace.ReserveScratch(kPass / 4 * kTableSize);
+  constexpr std::size_t kPass = kGroupsPerPass<T> * kGroupBases;
+  T* tables = workspace.ReserveScratch(kGroupsPerPass<T> * kTablesPerGroup * kTableSize);
+  FillZero(sum);
   for (std::size_t first = 0; first < numBasis; first += kPass) {
     const std::size_t count = std::min(kPass, numBasis - first);
-    const std::size_t groups = (count + 31) / 32;
-    for (std::size_t i = 0; i < groups * 32; i += 4) {
-      T four[4] = {};
-      if (i < count) std::copy_n(coefficients + first + i, std::min<std::size_t>(4, count - i), four);
-      FillSignTable(four, tables + i / 4 * kTableSize);
+    const std::size_t whole = count / kGroupBases;
+    const std::size_t groups = (count + kGroupBases - 1) / kGroupBases;
+    Kernels::FillTables(coefficients + first, whole * kTablesPerGroup, tables);
+    if (whole < groups) {
+      T padded[kGroupBases] = {};
+      std::copy_n(coefficients + first + whole * kGroupBases, count - whole * kGroupBases, padded);
+      Kernels::FillTables(padded, kTablesPerGroup, tables + whole * kTablesPerGroup * kTableSize);
     }
-    ForEachTile(sum, [&](Index c, T* tile, std::uint32_t block, std::size_t positions) {
+    const double nanoseconds = sum.Size() * static_cast<double>(count) / 50;
+    ForEachPiece(sum, kPiece, nanoseconds, [&](Index c, T* data, std::uint32_t block, std::size_t positions) {
       const WordColumn source(generator, which, c);
-      ForWholeBlocks(tile, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
-        Kernels::AddSigns(source, static_cast<std::uint32_t>(first / 32), groups, tables, b, numBlocks, out);
+      ForWholeBlocks(data, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
+        Kernels::AddSigns(source, static_cast<std::uint32_t>(first / kGroupBases), groups, tables, b,
+                          numBlocks, out);
       });
     });
   }
 }
 
+/// Each thread has some of the bases and all of the factor: no sum depends on the number of threads.
+template <class T, class Run>
+void ForEachShare(const FactorView<const T>& gradient, Index count, double nanoseconds, const Run& run) {
+  const Index shares = std::min<Index>(count, UsefulThreads(nanoseconds));
+  ParallelFor(shares, nanoseconds, [&](Index share) {
+    const Index first = count * share / shares;
+    const Index last = count * (share + 1) / shares;
+    for (Index c = 0; c < gradient.rank; ++c) {
+      const T* column = gradient.data + c * gradient.stride;
+      for (Index start = 0; start < gradient.length; start += Index{kTile}) {
+        const auto positions = static_cast<std::size_t>(std::min(Index{kTile}, gradient.length - start));
+        const auto block = static_cast<std::uint32_t>(start / Index{kBlock});
+        ForWholeBlocks(column + start, block, positions,
+                       [&](std::uint32_t b, std::size_t numBlocks, const T* values) {
+                         run(c, first, last - first, b, numBlocks, values);
+                       });
+      }
+    }
+  });
+}
+
 template <class Kernels, class T>
 void ContractSigns(const BasisGenerator& generator, Factor which, const FactorView<const T>& gradient,
                    T* products, std::size_t numBasis, BasisWorkspace<T>& workspace) {
-  const std::size_t groups = (numBasis + 31) / 32;
-  T* padded = workspace.ReserveScratch(groups * 32);
-  std::fill_n(padded, groups * 32, T(0));
-  ForEachTile(gradient, [&](Index c, const T* tile, std::uint32_t block, std::size_t positions) {
-    const WordColumn source(generator, which, c);
-    ForWholeBlocks(tile, block, positions, [&](std::uint32_t b, std::size_t numBlocks, const T* values) {
-      Kernels::ContractSigns(source, 0, groups, b, numBlocks, values, padded);
-    });
-  });
+  const std::size_t groups = (numBasis + kGroupBases - 1) / kGroupBases;
+  T* padded = workspace.ReserveScratch(groups * kGroupBases);
+  std::fill_n(padded, groups * kGroupBases, T(0));
+  const double nanoseconds = gradient.Size() * static_cast<double>(numBasis) / 50;
+  ForEachShare(
+      gradient, static_cast<Index>(groups), nanoseconds,
+      [&](Index c, Index group, Index count, std::uint32_t block, std::size_t numBlocks, const T* values) {
+        Kernels::ContractSigns(WordColumn(generator, which, c), static_cast<std::uint32_t>(group),
+                               static_cast<std::size_t>(count), block, numBlocks, values,
+                               padded + group * Index{kGroupBases});
+      });
   std::copy_n(padded, numBasis, products);
 }
 
 template <class Kernels, BasisDistribution distribution, class T>
 void CombineEntries(const BasisGenerator& generator, Factor which, const T* coefficients,
                     std::size_t numBasis, const FactorView<T>& sum) {
-  ForEachTile(sum, [&](Index c, T* tile, std::uint32_t block, std::size_t positions) {
+  FillZero(sum);
+  const double nanoseconds = sum.Size() * static_cast<double>(numBasis) / 4;
+  ForEachPiece(sum, kPiece, nanoseconds, [&](Index c, T* data, std::uint32_t block, std::size_t positions) {
     const WordColumn source(generator, which, c);
-    ForWholeBlocks(tile, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
+    ForWholeBlocks(data, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
       Kernels::template AddEntries<distribution>(source, 0, numBasis, coefficients, b, numBlocks, out);
     });
   });
@@ -104,16 +148,34 @@ template <class Kernels, BasisDistribution distribution, class T>
 void ContractEntries(const BasisGenerator& generator, Factor which, const FactorView<const T>& gradient,
                      T* products, std::size_t numBasis) {
   std::fill_n(products, numBasis, T(0));
-  ForEachTile(gradient, [&](Index c, const T* tile, std::uint32_t block, std::size_t positions) {
-    const WordColumn source(generator, which, c);
-    ForWholeBlocks(tile, block, positions, [&](std::uint32_t b, std::size_t numBlocks, const T* values) {
-      Kernels::template ContractEntries<distribution>(source, 0, numBasis, b, numBlocks, values, products);
-    });
-  });
+  const double nanoseconds = gradient.Size() * static_cast<double>(numBasis) / 4;
+  ForEachShare(
+      gradient, static_cast<Index>(numBasis), nanoseconds,
+      [&](Index c, Index basis, Index count, std::uint32_t block, std::size_t numBlocks, const T* values) {
+        Kernels::template ContractEntries<distribution>(
+            WordColumn(generator, which, c), static_cast<std::uint32_t>(basis),
+            static_cast<std::size_t>(count), block, numBlocks, values, products + basis);
+      });
 }
 
 /// z's memory: one period, and as much again (a block at least) so that reading from any slot needs no wrap.
 inline std::size_t PeriodicSize(std::size_t size) { return size + std::max(size, kBlock); }
+
+template <class Kernels, class T>
+void TransformAll(T* z, std::size_t size) {
+  constexpr std::size_t kParts = Kernels::kTopRadix;
+  const double nanoseconds = static_cast<double>(size) / 2;
+  if (UsefulThreads(nanoseconds) == 1) return Kernels::Transform(z, size);
+  const std::size_t part = size / kParts;
+  ParallelFor(Index{kParts}, nanoseconds,
+              [&](Index i) { Kernels::Transform(z + static_cast<std::size_t>(i) * part, part); });
+  constexpr std::size_t kColumns = 64;
+  const std::size_t columns = part / kColumns;
+  ParallelFor(Index{kColumns}, nanoseconds, [&](Index i) {
+    const std::size_t first = static_cast<std::size_t>(i) * columns;
+    Kernels::TransformTop(z, size, first, first + columns);
+  });
+}
 
 template <class Kernels, class T>
 void CombineHadamard(const BasisGenerator& generator, Factor which, const T* coefficients,
@@ -123,19 +185,21 @@ void CombineHadamard(const BasisGenerator& generator, Factor which, const T* coe
   T* z = workspace.ReserveScratch(PeriodicSize(size));
   std::copy_n(coefficients, numBasis, z);
   std::fill(z + numBasis, z + size, T(0));
-  Kernels::Transform(z, size);
+  TransformAll<Kernels>(z, size);
   for (std::size_t j = size; j < PeriodicSize(size); j += size) {
     std::copy_n(z, std::min(size, PeriodicSize(size) - j), z + j);
   }
-  ForEachTile(sum, [&](Index c, T* tile, std::uint32_t block, std::size_t positions) {
-    const WordColumn source(generator, which, c);
-    const T* first = z + geometry.Slot(static_cast<std::uint64_t>(c), 0);
-    ForWholeBlocks(tile, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
-      Kernels::ExpandHadamard(source, size, first, b, numBlocks, out);
-    });
-  });
+  ForEachPiece(sum, Index{kTile}, sum.Size() / 15,
+               [&](Index c, T* data, std::uint32_t block, std::size_t positions) {
+                 const WordColumn source(generator, which, c);
+                 const T* first = z + geometry.Slot(static_cast<std::uint64_t>(c), 0);
+                 ForWholeBlocks(data, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
+                   Kernels::ExpandHadamard(source, size, first, b, numBlocks, out);
+                 });
+               });
 }
 
+/// The rank vectors are folded in turn: they share the slots, and folding runs at the speed of memory.
 template <class Kernels, class T>
 void ContractHadamard(const BasisGenerator& generator, Factor which, const FactorView<const T>& gradient,
                       T* products, std::size_t numBasis, BasisWorkspace<T>& workspace) {
@@ -143,27 +207,30 @@ void ContractHadamard(const BasisGenerator& generator, Factor which, const Facto
   const std::size_t size = geometry.size;
   T* z = workspace.ReserveScratch(PeriodicSize(size));
   std::fill_n(z, PeriodicSize(size), T(0));
-  ForEachTile(gradient, [&](Index c, const T* tile, std::uint32_t block, std::size_t positions) {
-    const WordColumn source(generator, which, c);
-    T* first = z + geometry.Slot(static_cast<std::uint64_t>(c), 0);
-    ForWholeBlocks(tile, block, positions, [&](std::uint32_t b, std::size_t numBlocks, const T* values) {
-      Kernels::FoldHadamard(source, size, values, b, numBlocks, first);
-    });
-  });
+  ForEachPiece(
+      gradient, Index{kTile}, 0, [&](Index c, const T* data, std::uint32_t block, std::size_t positions) {
+        const WordColumn source(generator, which, c);
+        T* first = z + geometry.Slot(static_cast<std::uint64_t>(c), 0);
+        ForWholeBlocks(data, block, positions, [&](std::uint32_t b, std::size_t numBlocks, const T* values) {
+          Kernels::FoldHadamard(source, size, values, b, numBlocks, first);
+        });
+      });
   for (std::size_t j = size; j < PeriodicSize(size); ++j) z[j & (size - 1)] += z[j];
-  Kernels::Transform(z, size);
+  TransformAll<Kernels>(z, size);
   std::copy_n(z, numBasis, products);
 }
 
+/// sum = A0 + sum.
 template <class Kernels, class T>
 void AddOffset(const BasisGenerator& generator, const FactorView<T>& sum) {
   const T scale = BasisGenerator::OffsetScale<T>(sum.length);
-  ForEachTile(sum, [&](Index c, T* tile, std::uint32_t block, std::size_t positions) {
-    const WordColumn source(generator, Factor::offsetA, c);
-    ForWholeBlocks(tile, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
-      Kernels::AddOffset(source, scale, b, numBlocks, out);
-    });
-  });
+  ForEachPiece(sum, kPiece, sum.Size() / 4,
+               [&](Index c, T* data, std::uint32_t block, std::size_t positions) {
+                 const WordColumn source(generator, Factor::offsetA, c);
+                 ForWholeBlocks(data, block, positions, [&](std::uint32_t b, std::size_t numBlocks, T* out) {
+                   Kernels::AddOffset(source, scale, b, numBlocks, out);
+                 });
+               });
 }
 
 }  // namespace nola::detail

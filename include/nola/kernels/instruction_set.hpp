@@ -1,6 +1,7 @@
 // Which instruction set the basis kernels run on.
 #pragma once
 
+#include <cstdlib>
 #include <string_view>
 
 #include "nola/core/error.hpp"
@@ -23,10 +24,52 @@ inline std::string_view InstructionSetName(InstructionSet set) {
   throw ConfigError(detail::Message("InstructionSet: ", static_cast<int>(set), " is not an instruction set"));
 }
 
-/// True if this build and this machine can run the set.
-inline bool IsSupported(InstructionSet set) { return set == InstructionSet::portable; }
+/// The set of a name. @throws ConfigError for any other text.
+inline InstructionSet InstructionSetFromName(std::string_view name) {
+  for (auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512}) {
+    if (InstructionSetName(set) == name) return set;
+  }
+  throw ConfigError(
+      detail::Message("InstructionSet: unknown name '", name, "', expected portable, avx2 or avx512"));
+}
 
-/// The set that kernels use unless told otherwise.
-inline InstructionSet DefaultInstructionSet() { return InstructionSet::portable; }
+/// True if this build has the set's kernels and this machine can run them.
+inline bool IsSupported(InstructionSet set) {
+  if (set == InstructionSet::portable) return true;
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  if (set == InstructionSet::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (set == InstructionSet::avx512) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+#endif
+  return false;
+}
+
+/// @throws ConfigError if the set is not supported.
+inline void CheckSupported(InstructionSet set) {
+  if (!IsSupported(set)) {
+    throw ConfigError(detail::Message("InstructionSet: this machine or build cannot run the ",
+                                      InstructionSetName(set), " kernels"));
+  }
+}
+
+/// The set that kernels use unless told otherwise: the one that the environment variable NOLA_KERNELS names,
+/// else the best supported. Found once, at the first call.
+/// @throws ConfigError if NOLA_KERNELS names no set or one that is not supported.
+inline InstructionSet DefaultInstructionSet() {
+  static const InstructionSet set = [] {
+    if (const char* name = std::getenv("NOLA_KERNELS"); name != nullptr && *name != '\0') {
+      const InstructionSet named = InstructionSetFromName(name);
+      CheckSupported(named);
+      return named;
+    }
+    if (IsSupported(InstructionSet::avx512)) return InstructionSet::avx512;
+    if (IsSupported(InstructionSet::avx2)) return InstructionSet::avx2;
+    return InstructionSet::portable;
+  }();
+  return set;
+}
 
 }  // namespace nola

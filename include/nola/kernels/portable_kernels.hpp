@@ -1,59 +1,67 @@
 // The basis kernels in plain C++: what every machine runs, and what the faster ones are compared with.
 #pragma once
 
-#include <bit>
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 
+#include "nola/kernels/kernel_types.hpp"
 #include "nola/random/basis_generator.hpp"
 
+#define NOLA_UNROLL _Pragma("GCC unroll 16")
+
 namespace nola::detail {
-
-/// One rank vector's words: all of the counter but position and group.
-struct WordColumn {
-  PhiloxKey key;
-  std::uint32_t stream;
-  std::uint32_t column;  ///< factor * 2^24 + c
-
-  WordColumn(const BasisGenerator& generator, Factor factor, Index c)
-      : key(generator.Key()),
-        stream(generator.Stream()),
-        column((static_cast<std::uint32_t>(factor) << 24) + static_cast<std::uint32_t>(c)) {}
-};
-
-inline constexpr std::size_t kBlock = 64;       ///< positions that one vector of 16 counters fills
-inline constexpr std::size_t kTileBlocks = 32;  ///< blocks that share the sign words of a hadamard factor
-inline constexpr std::size_t kTile = kTileBlocks * kBlock;
-inline constexpr std::size_t kTableSize = 16;      ///< signed sums of four coefficients
-inline constexpr std::size_t kTablesPerGroup = 8;  ///< 32 bases of a word, four to a table
-
-/// Keeps the compiler from carrying values across: what was rounded to memory stays rounded.
-inline void RoundToMemory(const void* data) { asm volatile("" : : "r"(data) : "memory"); }
-
-/// The 16 signed sums (+-a0 +- a1) + (+-a2 +- a3), a set bit meaning minus.
-template <std::floating_point T>
-void FillSignTable(const T* a, T* table) {
-  for (std::uint32_t n = 0; n < kTableSize; ++n) {
-    const T low = (n & 1U ? -a[0] : a[0]) + (n & 2U ? -a[1] : a[1]);
-    const T high = (n & 4U ? -a[2] : a[2]) + (n & 8U ? -a[3] : a[3]);
-    table[n] = low + high;
-  }
-}
 
 /// One function per inner loop, over whole blocks of 64 positions that start at position 64*block. The vector
 /// kernels have the same functions with the same meaning.
 struct PortableKernels {
+  /// A block's words of one group. Lanes side by side are what a compiler makes vectors of.
   static void FillWords(const WordColumn& source, std::uint32_t group, std::uint32_t block,
                         std::uint32_t* words) {
-    for (std::uint32_t lane = 0; lane < 16; ++lane) {
-      const PhiloxCounter output =
-          Philox4x32({16 * block + lane, group, source.stream, source.column}, source.key);
-      for (std::uint32_t j = 0; j < 4; ++j) words[16 * j + lane] = output[j];
+    constexpr std::uint32_t kLanes = 16;
+    std::uint32_t x0[kLanes], x1[kLanes], x2[kLanes], x3[kLanes];
+    for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+      x0[lane] = kLanes * block + lane;
+      x1[lane] = group;
+      x2[lane] = source.stream;
+      x3[lane] = source.column;
+    }
+    PhiloxKey key = source.key;
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+        const std::uint64_t product0 = std::uint64_t{kPhiloxMultipliers[0]} * x0[lane];
+        const std::uint64_t product1 = std::uint64_t{kPhiloxMultipliers[1]} * x2[lane];
+        x0[lane] = static_cast<std::uint32_t>(product1 >> 32) ^ x1[lane] ^ key[0];
+        x1[lane] = static_cast<std::uint32_t>(product1);
+        x2[lane] = static_cast<std::uint32_t>(product0 >> 32) ^ x3[lane] ^ key[1];
+        x3[lane] = static_cast<std::uint32_t>(product0);
+      }
+      key[0] += kPhiloxKeyIncrements[0];
+      key[1] += kPhiloxKeyIncrements[1];
+    }
+    for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+      words[lane] = x0[lane];
+      words[kLanes + lane] = x1[lane];
+      words[2 * kLanes + lane] = x2[lane];
+      words[3 * kLanes + lane] = x3[lane];
     }
   }
 
-  /// out += the groups' sign bases, in the order of the specification. @param tables  128 numbers a group
+  /// For each four numbers the 16 signed sums (+-a0 +- a1) + (+-a2 +- a3), a set bit meaning minus.
+  template <std::floating_point T>
+  static void FillTables(const T* a, std::size_t numTables, T* table) {
+    for (std::size_t t = 0; t < numTables; ++t, a += 4, table += kTableSize) {
+      for (std::uint32_t n = 0; n < kTableSize; ++n) {
+        const T low = (n & 1U ? -a[0] : a[0]) + (n & 2U ? -a[1] : a[1]);
+        const T high = (n & 4U ? -a[2] : a[2]) + (n & 8U ? -a[3] : a[3]);
+        table[n] = low + high;
+      }
+    }
+  }
+
+  /// out += the groups' sign bases, in the order of the specification. @param tables  eight a group, by
+  /// FillTables
   template <std::floating_point T>
   static void AddSigns(const WordColumn& source, std::uint32_t group, std::size_t numGroups, const T* tables,
                        std::uint32_t block, std::size_t numBlocks, T* out) {
@@ -65,6 +73,7 @@ struct PortableKernels {
         const T* table = tables + g * kTablesPerGroup * kTableSize;
         for (std::size_t e = 0; e < kBlock; ++e) {
           T sum = out[e];
+          NOLA_UNROLL
           for (std::size_t h = 0; h < kTablesPerGroup; ++h) {
             sum += table[h * kTableSize + ((words[e] >> (4 * h)) & 15U)];
           }
@@ -87,6 +96,7 @@ struct PortableKernels {
                   words);
         for (std::size_t e = 0; e < kBlock; ++e) {
           const T value = gradient[b * kBlock + e];
+          NOLA_UNROLL
           for (std::size_t h = 0; h < kTablesPerGroup; ++h) buckets[h][(words[e] >> (4 * h)) & 15U] += value;
         }
       }
@@ -126,8 +136,11 @@ struct PortableKernels {
       for (std::size_t b = 0; b < numBlocks; ++b) {
         FillWords(source, basis + static_cast<std::uint32_t>(i), block + static_cast<std::uint32_t>(b),
                   words);
-        for (std::size_t e = 0; e < kBlock; ++e) {
-          lanes[e % kLanes] += Entry<distribution, T>(words[e]) * gradient[b * kBlock + e];
+        const T* values = gradient + b * kBlock;
+        for (std::size_t e = 0; e < kBlock; e += kLanes) {
+          for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            lanes[lane] += Entry<distribution, T>(words[e + lane]) * values[e + lane];
+          }
         }
       }
       T sum = 0;
@@ -181,24 +194,57 @@ struct PortableKernels {
   /// The Walsh-Hadamard transform of section 4, in place. @param size  a power of two
   template <std::floating_point T>
   static void Transform(T* z, std::size_t size) {
+    constexpr std::size_t kCached = 16384 / sizeof(T);
+    if (size > kCached) {  // halves first, so that all stages but the last few stay in a cache
+      Transform(z, size / 2);
+      Transform(z + size / 2, size / 2);
+      TransformTop(z, size, 0, size / 2);
+      return;
+    }
     for (std::size_t h = 1; h < size; h *= 2) {
-      for (std::size_t start = 0; start < size; start += 2 * h) {
-        for (std::size_t j = start; j < start + h; ++j) {
-          const T low = z[j];
-          const T high = z[j + h];
-          z[j] = low + high;
-          z[j + h] = low - high;
-        }
-      }
+      for (std::size_t start = 0; start < size; start += 2 * h) Butterflies(z + start, z + start + h, h);
     }
   }
 
+  static constexpr std::size_t kTopRadix = 2;
+
+  /// The last log2(kTopRadix) stages of Transform, for the columns first .. last of size/kTopRadix: with
+  /// Transform of each kTopRadix-th part before it, all of Transform.
+  template <std::floating_point T>
+  static void TransformTop(T* z, std::size_t size, std::size_t first, std::size_t last) {
+    Butterflies(z + first, z + size / 2 + first, last - first);
+  }
+
  private:
+  template <std::floating_point T>
+  static void Butterflies(T* low, T* high, std::size_t count) {
+    constexpr std::size_t kLanes = 8;
+    std::size_t j = 0;
+    for (; j + kLanes <= count; j += kLanes) ButterflyLanes<kLanes>(low + j, high + j);
+    for (; j < count; ++j) ButterflyLanes<1>(low + j, high + j);
+  }
+
+  template <std::size_t lanes, std::floating_point T>
+  static void ButterflyLanes(T* __restrict__ low, T* __restrict__ high) {
+    for (std::size_t j = 0; j < lanes; ++j) {
+      const T a = low[j];
+      const T b = high[j];
+      low[j] = a + b;
+      high[j] = a - b;
+    }
+  }
+
   template <BasisDistribution distribution, std::floating_point T>
   static T Entry(std::uint32_t word) {
     if constexpr (distribution == BasisDistribution::uniform) return UniformEntry<T>(word);
-    return NormalEntry<T>(word);
+    // Counted by adding neighbours, which vectorises where no instruction counts bits.
+    word -= (word >> 1) & 0x55555555U;
+    word = (word & 0x33333333U) + ((word >> 2) & 0x33333333U);
+    word = ((word + (word >> 4)) & 0x0F0F0F0FU) * 0x01010101U >> 24;
+    return static_cast<T>(static_cast<std::int32_t>(word) - 16);
   }
 };
 
 }  // namespace nola::detail
+
+#undef NOLA_UNROLL
