@@ -44,7 +44,8 @@ class AdapterLoad {
       }
     }
     const auto isHeld = [&](const std::string& name) { return file.HoldsWeight(name); };
-    if (report_.mismatched.empty() && weights_.OfAllBut(isHeld) != file.NetworkFingerprint()) {
+    if (report_.missing.empty() && report_.mismatched.empty() &&
+        weights_.OfAllBut(isHeld) != file.NetworkFingerprint()) {
       report_.mismatched.push_back("weights outside of its layers differ from those it was trained on");
     }
   }
