@@ -1,0 +1,158 @@
+// TransformerDecoder: gradients, tied head, recomputation and cached generation.
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "catch.hpp"
+#include "jacobian.hpp"
+#include "nola/adapters/adapt_layers.hpp"
+#include "nola/layers/transformer_decoder.hpp"
+#include "tensors.hpp"
+
+using nola::ConfigError;
+using nola::Gradients;
+using nola::Index;
+using nola::KeyValueCache;
+using nola::ShapeError;
+using nola::Tensor;
+using nola::TransformerDecoder;
+using nola::Vector;
+using test::RandomTensor;
+using test::RelativeError;
+using test::SameBits;
+
+namespace {
+
+constexpr nola::TransformerDecoderOptions kSmall{
+    .vocabularySize = 7, .positions = 5, .width = 6, .blocks = 2, .heads = 2, .hiddenSize = 8};
+
+template <class T>
+Tensor<T> RandomTokens(Index rows, std::uint64_t vocabulary, std::uint64_t seed) {
+  nola::RandomStream random(seed);
+  return Tensor<T>::NullaryExpr(rows, 1, [&] { return static_cast<T>(random.NextBelow(vocabulary)); });
+}
+
+/// Weights large enough for every part to matter.
+template <class T>
+TransformerDecoder<T> RandomDecoder(const nola::TransformerDecoderOptions& options) {
+  TransformerDecoder<T> decoder(options);
+  test::RandomizeParameters(decoder, 11);
+  return decoder;
+}
+
+}  // namespace
+
+TEST_CASE("a decoder's gradients by every parameter are right") {
+  nola::TransformerDecoderOptions options = kSmall;
+  options.tiedHead = GENERATE(true, false);
+  TransformerDecoder<double> decoder = RandomDecoder<double>(options);
+  nola::SetRecompute<double>(decoder, GENERATE(false, true));
+  decoder.SetSequenceLength(4);
+  const Tensor<double> tokens = RandomTokens<double>(8, 7, 1);
+  const Tensor<double> weights = RandomTensor<double>(8, 7, 2);  // the loss is linear in the logits
+  decoder.Forward(tokens, Gradients::parameters);
+  REQUIRE(decoder.Backward(weights).size() == 0);
+  const Vector<double> analytic = decoder.GetParameterGradients();
+  const Tensor<double> numeric =
+      test::CentralDifferences(decoder.GetParameters(), [&](const Vector<double>& values) {
+        decoder.SetParameters(values);
+        return Vector<double>::Constant(1, decoder.Infer(tokens).cwiseProduct(weights).sum());
+      });
+  REQUIRE(RelativeError(analytic.transpose(), numeric) < test::kJacobianTolerance);
+}
+
+TEST_CASE("the tied head has no parameters of its own, an untied one does") {
+  nola::TransformerDecoderOptions options = kSmall;
+  const TransformerDecoder<float> tied(options);
+  options.tiedHead = false;
+  const TransformerDecoder<float> untied(options);
+  REQUIRE(untied.ParameterCount() == tied.ParameterCount() + 7 * 6);
+  REQUIRE(tied.HasTiedHead());
+  REQUIRE_FALSE(untied.HasTiedHead());
+  const Index inBlock = 4 * (6 * 6 + 6) + 2 * 6 * 8 + 8 + 6 + 4 * 6;
+  REQUIRE(tied.ParameterCount() == (7 + 5) * 6 + 2 * inBlock + 2 * 6);
+}
+
+TEST_CASE("cached generation gives the logits of the whole sequence, from many threads at once") {
+  nola::TransformerDecoderOptions options = kSmall;
+  options.positions = 80;
+  options.tiedHead = GENERATE(true, false);
+  TransformerDecoder<double> decoder = RandomDecoder<double>(options);
+  nola::AdaptLayers<double>(decoder, {.targetModules = {"*.query", "*.value"}, .rank = 2});
+  test::RandomizeParameters(decoder, 12);
+  const Tensor<double> tokens = RandomTokens<double>(80, 7, 1);
+  const Tensor<double> whole = decoder.Infer(tokens);
+  std::vector<double> errors(3, 0.0);
+  std::vector<std::thread> threads;
+  for (double& error : errors) {
+    threads.emplace_back([&] {
+      KeyValueCache<double> cache = decoder.MakeCache();
+      Tensor<double> logits;
+      decoder.InferNext(tokens.topRows(66), cache, logits);
+      error = RelativeError(logits, whole.row(65));
+      for (Index i = 66; i < 80; ++i) {
+        decoder.InferNext(tokens.row(i), cache, logits);
+        error = std::max(error, RelativeError(logits, whole.row(i)));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const double error : errors) REQUIRE(error < 1e-12);
+}
+
+TEST_CASE("a cache can go back to an earlier token") {
+  const TransformerDecoder<double> decoder = RandomDecoder<double>(kSmall);
+  const Tensor<double> tokens = RandomTokens<double>(5, 7, 1);
+  KeyValueCache<double> cache = decoder.MakeCache();
+  Tensor<double> first;
+  Tensor<double> again;
+  decoder.InferNext(tokens.topRows(3), cache, first);
+  decoder.InferNext(tokens.bottomRows(2), cache, again);
+  cache.SetLength(2);
+  decoder.InferNext(tokens.row(2), cache, again);
+  REQUIRE(RelativeError(again, first) < 1e-13);
+  REQUIRE(cache.Length() == 3);
+}
+
+TEST_CASE(
+    "tokens beyond the cache, the positions or the vocabulary are refused, and the cache is as it was") {
+  const TransformerDecoder<float> decoder(kSmall);
+  KeyValueCache<float> cache = decoder.MakeCache(4);
+  Tensor<float> logits;
+  decoder.InferNext(RandomTokens<float>(3, 7, 1), cache, logits);
+  REQUIRE_THROWS_AS(decoder.InferNext(RandomTokens<float>(2, 7, 1), cache, logits), ShapeError);
+  REQUIRE_THROWS_AS(decoder.InferNext(Tensor<float>(0, 1), cache, logits), ShapeError);
+  REQUIRE_THROWS_AS(decoder.InferNext(Tensor<float>::Constant(1, 1, 7), cache, logits), ShapeError);
+  REQUIRE(cache.Length() == 3);
+  KeyValueCache<float> large = decoder.MakeCache(100);
+  REQUIRE_THROWS_AS(decoder.InferNext(RandomTokens<float>(6, 7, 1), large, logits), ShapeError);
+  KeyValueCache<float> other(1, 5, 6);
+  REQUIRE_THROWS_AS(decoder.InferNext(RandomTokens<float>(1, 7, 1), other, logits), ShapeError);
+  REQUIRE_THROWS_AS(cache.SetLength(5), ShapeError);
+}
+
+TEST_CASE("a decoder refuses settings it cannot use") {
+  TransformerDecoder<float> decoder(kSmall);
+  REQUIRE_THROWS_AS(decoder.SetSequenceLength(6), ConfigError);
+  REQUIRE_THROWS_AS(decoder.SetSequenceLength(0), ConfigError);
+  REQUIRE_THROWS_AS(decoder.Infer(RandomTokens<float>(7, 7, 1)), ShapeError);
+  REQUIRE_THROWS_AS(decoder.ReplaceChild("token_embedding", std::make_shared<nola::DenseLayer<float>>(1, 6)),
+                    ConfigError);
+  nola::TransformerDecoderOptions options = kSmall;
+  options.blocks = 0;
+  REQUIRE_THROWS_AS(TransformerDecoder<float>(options), ConfigError);
+  options = kSmall;
+  options.heads = 4;
+  REQUIRE_THROWS_AS(TransformerDecoder<float>(options), ConfigError);
+}
+
+TEST_CASE("a copy of a decoder shares nothing with it") {
+  TransformerDecoder<double> decoder = RandomDecoder<double>(kSmall);
+  const Tensor<double> tokens = RandomTokens<double>(5, 7, 1);
+  const auto copy = decoder.Clone();
+  const Tensor<double> before = decoder.Infer(tokens);
+  REQUIRE(SameBits(copy->Infer(tokens), before));
+  test::RandomizeParameters(*copy, 5);
+  REQUIRE(SameBits(decoder.Infer(tokens), before));
+}
