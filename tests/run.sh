@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds nola and runs its tests. On Debian 12 and later it first installs what is missing (root or sudo).
 #   tests/run.sh           the tests, with the default compiler
-#   tests/run.sh --full    and slow tests, clang++, the address, undefined and thread sanitizers, fuzzing, examples
+#   tests/run.sh --full    and slow tests, examples, clang++, the address, undefined and thread sanitizers, fuzzing
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -74,6 +74,12 @@ build() {  # build NAME CMAKE_OPTION...
   step "$1 configuration" cmake -S . -B "build/$1" "${options[@]}" "${@:2}"
   step "$1 build" cmake --build "build/$1" -j 2
 }
+build_some() {  # build_some NAME "TEST..." CMAKE_OPTION...: builds and runs some tests alone
+  step "$1 configuration" cmake -S . -B "build/$1" "${options[@]}" "${@:3}"
+  # shellcheck disable=SC2086  # a list of words
+  step "$1 build" cmake --build "build/$1" -j 2 --target $2
+  run_tests "$1" -R "^(${2// /|})$"
+}
 
 if ! $full; then
   build default
@@ -82,16 +88,15 @@ else
   build default -DNOLA_BUILD_EXAMPLES=ON -DNOLA_BUILD_BENCHMARKS=ON
   run_tests default
 
+  # The second compiler passes the whole suite under the address and undefined sanitizers, without NDEBUG, so that
+  # every assertion of ours and of Eigen's is checked on the way; and once more as users compile, what depends on it.
   second=(-DNOLA_BUILD_CHECKS=OFF -DCMAKE_CXX_COMPILER=clang++)
-  build clang "${second[@]}"
-  run_tests clang -LE long
-
-  # Without NDEBUG, so that every assertion of ours and of Eigen's is checked on the way.
   sanitizers=("${second[@]}" -DCMAKE_BUILD_TYPE=None "-DCMAKE_CXX_FLAGS=-O1 -g1")
   build address "${sanitizers[@]}" -DNOLA_SANITIZE=address,undefined
   run_tests address -LE long
-  build thread "${sanitizers[@]}" -DNOLA_SANITIZE=thread
-  run_tests thread -LE long
+  build_some clang "kernels_test allocation_test adapters_test" "${second[@]}"
+  build_some thread "$(grep -lE 'std::j?thread|std::async' tests/*_test.cpp | xargs -n 1 basename -s .cpp | xargs)" \
+    "${sanitizers[@]}" -DNOLA_SANITIZE=thread
 
   step "fuzzing" bash tests/checks/fuzz.sh clang++ 60 build/fuzz
 fi
