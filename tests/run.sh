@@ -4,6 +4,7 @@
 #   tests/run.sh --full    and slow tests, examples, clang++, the address, undefined and thread sanitizers, fuzzing
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. cmake/debian_packages.sh
 
 full=false
 case "${1:-}" in
@@ -20,17 +21,7 @@ if $full; then
   packages+=(libclang-rt-dev libomp-dev libcli11-dev zlib1g-dev libbenchmark-dev)
 fi
 
-missing=()
-for tool in "${tools[@]}"; do command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}"); done
-if command -v apt-get >/dev/null; then
-  for package in "${packages[@]}"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-  done
-elif [ ${#missing[@]} -gt 0 ]; then
-  echo "nola's tests need CMake 3.22, a C++20 compiler, Eigen 3.4, Catch2 and nlohmann_json" \
-    "(Debian's names: ${tools[*]##*:} ${packages[*]}). Not found here: ${missing[*]}." >&2
-  exit 1
-fi
+nola_require "nola's tests" "${tools[@]}" -- "${packages[@]}"
 
 logs=build/logs
 mkdir -p "$logs"
@@ -47,27 +38,13 @@ step() {  # step NAME COMMAND...: quiet, unless it fails
   echo "$1: $((SECONDS - start)) s"
 }
 
-if [ ${#missing[@]} -gt 0 ]; then
-  root=()
-  if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || { echo "Missing; as root run: apt-get install ${missing[*]}" >&2; exit 1; }
-    root=(sudo)
-  fi
-  install() {
-    "${root[@]}" apt-get -qq update
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}"
-  }
-  echo "installing ${missing[*]}"
-  step "installation" install
-fi
-
 options=(-DNOLA_BUILD_EXAMPLES=OFF -DNOLA_BUILD_BENCHMARKS=OFF)
 if command -v ninja >/dev/null; then options+=(-G Ninja); fi
 if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
 closings=()
 run_tests() {  # run_tests NAME CTEST_OPTION...
-  step "$1 tests" ctest --test-dir "build/$1" -j 2 --timeout 900 --output-on-failure "${@:2}"
+  step "$1 tests" ctest --test-dir "build/$1" -j 2 --timeout 1800 --output-on-failure "${@:2}"
   closings+=("$lastLog")
 }
 build() {  # build NAME CMAKE_OPTION...

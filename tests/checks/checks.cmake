@@ -18,7 +18,7 @@ endforeach()
 # nola_add_check(<name> <command>...)
 function(nola_add_check name)
   add_test(NAME check_${name} COMMAND ${ARGN})
-  set_tests_properties(check_${name} PROPERTIES TIMEOUT 900 SKIP_RETURN_CODE 77)
+  set_tests_properties(check_${name} PROPERTIES TIMEOUT 1800 SKIP_RETURN_CODE 77)
 endfunction()
 
 # What the text of the headers says
