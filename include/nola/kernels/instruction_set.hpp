@@ -55,20 +55,28 @@ inline void CheckSupported(InstructionSet set) {
   }
 }
 
+namespace detail {
+
+/// The set of a name, or the best supported one if the name is null or empty.
+/// @throws ConfigError if the name is none or the set is not supported.
+inline InstructionSet ChooseInstructionSet(const char* name) {
+  if (name != nullptr && *name != '\0') {
+    const InstructionSet named = InstructionSetFromName(name);
+    CheckSupported(named);
+    return named;
+  }
+  if (IsSupported(InstructionSet::avx512)) return InstructionSet::avx512;
+  if (IsSupported(InstructionSet::avx2)) return InstructionSet::avx2;
+  return InstructionSet::portable;
+}
+
+}  // namespace detail
+
 /// The set that kernels use unless told otherwise: the one that the environment variable NOLA_KERNELS names,
-/// else the best supported. Found once, at the first call.
+/// else the best supported. The environment is read once, at the first call.
 /// @throws ConfigError if NOLA_KERNELS names no set or one that is not supported.
 inline InstructionSet DefaultInstructionSet() {
-  static const InstructionSet set = [] {
-    if (const char* name = std::getenv("NOLA_KERNELS"); name != nullptr && *name != '\0') {
-      const InstructionSet named = InstructionSetFromName(name);
-      CheckSupported(named);
-      return named;
-    }
-    if (IsSupported(InstructionSet::avx512)) return InstructionSet::avx512;
-    if (IsSupported(InstructionSet::avx2)) return InstructionSet::avx2;
-    return InstructionSet::portable;
-  }();
+  static const InstructionSet set = detail::ChooseInstructionSet(std::getenv("NOLA_KERNELS"));
   return set;
 }
 

@@ -169,7 +169,7 @@ struct PortableKernels {
   static void ExpandHadamard(const WordColumn& source, std::size_t size, const T* z, std::uint32_t block,
                              std::size_t numBlocks, T* out) {
     std::uint32_t words[kBlock];
-    FillWords(source, BasisGenerator::kHadamardGroup, block / kTileBlocks, words);
+    FillWords(source, BasisGenerator::kHadamardGroup, block / std::uint32_t{kTileBlocks}, words);
     for (std::size_t b = 0; b < numBlocks; ++b, out += kBlock) {
       const std::size_t bit = block % kTileBlocks + b;
       const T* slots = z + ((block + b) * kBlock & (size - 1));
@@ -182,7 +182,7 @@ struct PortableKernels {
   static void FoldHadamard(const WordColumn& source, std::size_t size, const T* gradient, std::uint32_t block,
                            std::size_t numBlocks, T* z) {
     std::uint32_t words[kBlock];
-    FillWords(source, BasisGenerator::kHadamardGroup, block / kTileBlocks, words);
+    FillWords(source, BasisGenerator::kHadamardGroup, block / std::uint32_t{kTileBlocks}, words);
     for (std::size_t b = 0; b < numBlocks; ++b, gradient += kBlock) {
       const std::size_t bit = block % kTileBlocks + b;
       T* slots = z + ((block + b) * kBlock & (size - 1));
