@@ -82,8 +82,7 @@ class AtomicFile {
     const std::string stem = "." + path_.filename().string() + ".";
     for (int n = 0; n < kMostLeftovers; ++n) {
       temporary_ = Directory() / (stem + std::to_string(n) + ".tmp");
-      for (bool again = true; again;) {
-        again = false;
+      do {
         auto file = detail::FileDescriptor::Open(temporary_, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
         if (file.IsOpen()) {
           const bool lost = !TryLock(file) && errno == EWOULDBLOCK;
@@ -92,8 +91,7 @@ class AtomicFile {
           return;
         }
         if (errno != EEXIST) Fail("write");
-        again = RemoveLeftover();
-      }
+      } while (RemoveLeftover());
     }
     throw FileError("cannot write '" + path_.string() + "': too many temporary files beside it");
   }

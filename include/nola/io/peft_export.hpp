@@ -20,8 +20,8 @@ namespace nola {
 
 struct PEFTExportOptions {
   NumberType type = NumberType::f32;  ///< of the factors: f32, f16 or bf16
-  std::string baseModel = "";         ///< base_model_name_or_path; null if empty
-  std::string taskType = "";          ///< "CAUSAL_LM" and the like; null if empty
+  std::string baseModel = {};         ///< base_model_name_or_path; null if empty
+  std::string taskType = {};          ///< "CAUSAL_LM" and the like; null if empty
   /// From a layer's path to the name of its module in the model that is to open the adapter; empty keeps it.
   std::function<std::string(const std::string&)> moduleName = {};
 };

@@ -40,18 +40,20 @@ QuantizedNumbers Quantize(std::span<const T> numbers, int bits) {
   };
   QuantizedNumbers quantized;
   double least = std::numeric_limits<double>::infinity();
-  for (int candidate = 0; candidate < 128; ++candidate) {
-    const double reach = largest * (1 - (candidate / 2) / 128.0);
-    const auto scale = static_cast<float>((candidate % 2 == 0 ? 1 : -1) * reach / lowest);
-    if (scale == 0) break;  // nothing but zeros, or too small for a float
-    double error = 0;
-    for (const T number : numbers) {
-      const double difference = static_cast<double>(number) - level(number, scale) * scale;
-      error += difference * difference;
-    }
-    if (error < least) {
-      least = error;
-      quantized.scale = scale;
+  for (int candidate = 0; candidate < 64; ++candidate) {
+    const double step = largest * (1 - candidate / 128.0) / lowest;
+    for (const double signedStep : {step, -step}) {
+      const auto scale = static_cast<float>(signedStep);
+      if (scale == 0) break;  // nothing but zeros, or too small for a float
+      double error = 0;
+      for (const T number : numbers) {
+        const double difference = static_cast<double>(number) - level(number, scale) * scale;
+        error += difference * difference;
+      }
+      if (error < least) {
+        least = error;
+        quantized.scale = scale;
+      }
     }
   }
   quantized.levels.reserve(numbers.size());
