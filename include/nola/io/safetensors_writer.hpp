@@ -94,13 +94,18 @@ inline std::string SafetensorsHeader(const std::vector<const SafetensorsEntry*>&
     header += NumberTypeName(entry->type);
     header += R"(","shape":[)";
     for (std::size_t i = 0; i < entry->shape.size(); ++i) {
-      header += (i == 0 ? "" : ",") + std::to_string(entry->shape[i]);
+      if (i > 0) header += ',';
+      header += std::to_string(entry->shape[i]);
     }
-    header += R"(],"data_offsets":[)" + std::to_string(offset) + ",";
+    header += R"(],"data_offsets":[)";
+    header += std::to_string(offset);
     offset += EntrySize(*entry);
-    header += std::to_string(offset) + "]}";
+    header += ',';
+    header += std::to_string(offset);
+    header += "]}";
   }
-  header = "{" + header + "}";
+  header.insert(header.begin(), '{');
+  header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');  // so that the data begin on a multiple of 8
   return header;
 }
