@@ -1,0 +1,115 @@
+// The experiment: one pre-trained network, adapted to turned images by several methods, all tuned alike.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <nola/nola.hpp>
+#include <string>
+#include <vector>
+
+#include "fashion_mnist.hpp"
+
+namespace fashion_mnist {
+
+enum class MethodKind { none, full, lora, nola };
+
+/// One row of the table.
+struct Method {
+  std::string name;
+  MethodKind kind = MethodKind::none;
+  nola::Index rank = 0;      ///< LoRA and NOLA; a layer too narrow for it gets the most it can have
+  nola::Index numBasis = 0;  ///< NOLA: coefficients of each factor of each layer
+  std::vector<std::string> layers = {"*"};  ///< LoRA and NOLA: the layers they adapt
+  nola::BasisDistribution distribution = nola::BasisDistribution::hadamard;
+};
+
+/// What all methods share.
+struct Settings {
+  nola::Index heldBack = 5000;  ///< training images that only choose learning rates
+  nola::Index images = 20000;   ///< other training images, that the methods adapt on
+  nola::Index pretrainingEpochs = 4;
+  nola::Index epochs = 3;
+  nola::Index batchSize = 64;
+  double warmupFraction = 0.2;
+  double maxGradientNorm = 1;
+  int searchRounds = 3;  ///< see RatesToTry
+  std::uint64_t seeds = 5;
+  unsigned workers = 2;  ///< training runs at a time; the results do not depend on it
+};
+
+/// The turned images, in the parts that the experiment tells apart.
+struct Task {
+  LabelledImages training;
+  LabelledImages heldBack;
+  LabelledImages test;
+};
+
+/// One training run. Seed 0 is that of the search.
+struct Run {
+  std::size_t method = 0;
+  double learningRate = 0;
+  std::uint64_t seed = 0;
+  double accuracy = 0;        ///< share right: on the held-back images in a search, else on the test images
+  double cpuSeconds = 0;      ///< of its thread, for the training alone
+  std::size_t fileBytes = 0;  ///< of the file with what it trained, if it was saved
+  bool diverged = false;      ///< the loss became NaN or infinite; the accuracy then counts as 0
+};
+
+struct MethodResult {
+  Method method;
+  nola::Index trainedNumbers = 0;
+  std::size_t fileBytes = 0;
+  double learningRate = 0;
+  double meanAccuracy = 0;  ///< on the test images, over the seeds
+  double spread = 0;        ///< sample standard deviation over the seeds
+  double cpuSeconds = 0;    ///< mean of a training run
+};
+
+struct Results {
+  std::vector<MethodResult> methods;
+  std::vector<Run> search;
+  std::vector<Run> final;
+};
+
+/// Is told what runs, how many runs of this part are done and how many there are; from one thread at a time.
+using Progress = std::function<void(const std::string& part, std::size_t done, std::size_t total)>;
+
+/// The 784-512-512-10 network with ReLU between its layers fc1, fc2 and fc3.
+nola::Sequential<float> MakeNetwork(std::uint64_t seed);
+
+/// The network trained on upright images.
+nola::Sequential<float> Pretrain(const LabelledImages& upright, const Settings& settings,
+                                 const std::function<void(const nola::TrainingProgress&)>& onStep);
+
+/// A copy of the network, ready to be trained by a method.
+std::shared_ptr<nola::ILayer<float>> Prepare(const nola::Sequential<float>& base, const Method& method,
+                                             std::uint64_t seed);
+
+/// The file in `directory` that holds what a method trained.
+std::filesystem::path TrainedFile(const std::filesystem::path& directory, const Method& method);
+
+/// Writes what a method trained: its adapters, with the notes, or all weights. @return the file's bytes.
+/// @throws nola::FileError if it cannot be written.
+std::size_t SaveTrained(const nola::ILayer<float>& network, const Method& method,
+                        const std::filesystem::path& file, const std::map<std::string, std::string>& notes);
+
+/// The learning rates that a round of the search tries, given the accuracies so far by rate. Round 0 tries
+/// four rates a factor of 4 apart, round 1 the best one halved and doubled, round 2 the best one divided and
+/// multiplied by the square root of 2, and so on: every method gets the same number of runs.
+std::vector<double> RatesToTry(int round, const std::vector<Run>& soFar);
+
+/// The run with the best accuracy, of equal ones that with the lowest rate.
+const Run& BestRun(const std::vector<Run>& runs);
+
+/// Searches a learning rate for each method on the held-back images, then trains with it once for each seed
+/// and tests. What the first seed trained is saved. Bit-identical for any number of workers.
+/// @param notes  go into every adapter file; "test_accuracy" is added.
+/// @throws nola::FileError if a file cannot be written.
+Results Compare(const nola::Sequential<float>& base, const Task& task, const std::vector<Method>& methods,
+                const Settings& settings, const std::filesystem::path& directory,
+                const std::map<std::string, std::string>& notes, const Progress& progress);
+
+}  // namespace fashion_mnist
