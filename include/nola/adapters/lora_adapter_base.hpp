@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "nola/core/scratch_pool.hpp"
+#include "nola/kernels/matrix_product.hpp"
 #include "nola/layers/dense_layer.hpp"
 #include "nola/layers/layer_base.hpp"
 
@@ -131,38 +132,32 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
                                          const TensorRef<T>& outputSide, const Tensor<T>& projected) = 0;
 
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) final {
-    if (statelessBase_ != nullptr) {
-      statelessBase_->Infer(input, output);
-    } else {
-      BaseLayer()->Forward(input, output, BaseGradients(wanted));
-    }
-    projected_.noalias() = input * FactorA();
-    projected_ *= Scaling();
-    output.noalias() += projected_ * FactorB().transpose();
+    if (statelessBase_ == nullptr) BaseLayer()->Forward(input, output, BaseGradients(wanted));
+    AddUpdate(input, projected_, output);
     if (Includes(wanted, Gradients::parameters)) input_ = input;
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients wanted) final {
     const bool inputWanted = Includes(wanted, Gradients::input);
-    if (statelessBase_ != nullptr) {
-      if (inputWanted) statelessBase_->ComputeInputGradient(outputGradient, inputGradient);
-    } else if (BaseGradients(wanted) != Gradients::none) {
-      BaseLayer()->Backward(outputGradient, inputGradient);
-    }
-    projectedGradient_.noalias() = outputGradient * FactorB();
+    projectedGradient_.resize(outputGradient.rows(), rank_);
+    detail::SetProduct(outputGradient, FactorB(), projectedGradient_);
     projectedGradient_ *= Scaling();
-    if (inputWanted) inputGradient.noalias() += projectedGradient_ * FactorA().transpose();
+    if (statelessBase_ == nullptr) {
+      if (BaseGradients(wanted) != Gradients::none) BaseLayer()->Backward(outputGradient, inputGradient);
+      if (inputWanted) detail::AddProduct(projectedGradient_, FactorA().transpose(), inputGradient);
+    } else if (inputWanted) {
+      detail::SetProduct(projectedGradient_, FactorA().transpose(), inputGradient);
+      statelessBase_->AddInputGradient(outputGradient, inputGradient);
+    }
     if (Includes(wanted, Gradients::parameters)) {
       AccumulateFactorGradients(input_, projectedGradient_, outputGradient, projected_);
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const final {
-    BaseLayer()->Infer(input, output);
+    if (statelessBase_ == nullptr) BaseLayer()->Infer(input, output);
     const typename Pool::Lease projected(pool_);
-    projected->noalias() = input * FactorA();
-    *projected *= Scaling();
-    output.noalias() += *projected * FactorB().transpose();
+    AddUpdate(input, *projected, output);
   }
 
   void ForgetForward() final {
@@ -191,6 +186,21 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
 
  private:
   using Pool = detail::ScratchPool<Tensor<T>>;
+
+  /// output = base + scaling * (x A) B. A stateless base adds its product to the update, which takes the
+  /// place of clearing the output; any other has written its output already.
+  void AddUpdate(const TensorRef<T>& input, Tensor<T>& projected, Tensor<T>& output) const {
+    projected.resize(input.rows(), rank_);
+    detail::SetProduct(input, FactorA(), projected);
+    projected *= Scaling();
+    if (statelessBase_ == nullptr) {
+      detail::AddProduct(projected, FactorB().transpose(), output);
+    } else {
+      output.resize(input.rows(), this->OutputSize());
+      detail::SetProduct(projected, FactorB().transpose(), output, statelessBase_->BiasRow());
+      statelessBase_->AddProduct(input, output);
+    }
+  }
 
   Gradients BaseGradients(Gradients wanted) const {
     return IsBaseLayerFrozen() ? wanted & Gradients::input : wanted;

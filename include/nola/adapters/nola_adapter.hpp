@@ -159,7 +159,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
     const Index size = factor.matrix.size();
     if (factorGradient_.size() < size) factorGradient_.resize(size);
     Eigen::Map<FactorMatrix<T>> gradient(factorGradient_.data(), factor.matrix.rows(), factor.matrix.cols());
-    gradient.transpose().noalias() = side.transpose() * activations;
+    detail::SetProduct(side.transpose(), activations, gradient.transpose());
     AccumulateCoefficientGradients<T>(generator_, which, gradient, this->Gradient(index).row(0).transpose(),
                                       workspace_);
   }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "nola/kernels/matrix_product.hpp"
 #include "nola/layers/layer_base.hpp"
 #include "nola/random/random_stream.hpp"
 
@@ -75,7 +76,18 @@ class DenseLayer final : public LayerBase<T> {
   /// @param outputGradient [batch x out]. @param inputGradient resized to [batch x in].
   void ComputeInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const {
     inputGradient.resize(outputGradient.rows(), this->InputSize());
-    inputGradient.noalias() = outputGradient * Weights().transpose();
+    detail::SetProduct(outputGradient, Weights().transpose(), inputGradient);
+  }
+
+  /// The bias [1 x out] where it lies, null without one.
+  const T* BiasRow() const { return hasBias_ ? this->Value(kBias).data() : nullptr; }
+  /// output += x W, without the bias: for a sum that begins elsewhere. @param output [batch x out].
+  void AddProduct(const TensorRef<T>& input, Tensor<T>& output) const {
+    detail::AddProduct(input, Weights(), output);
+  }
+  /// inputGradient += g W^T. @param inputGradient [batch x in].
+  void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const {
+    detail::AddProduct(outputGradient, Weights().transpose(), inputGradient);
   }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<DenseLayer>(*this); }
@@ -89,7 +101,7 @@ class DenseLayer final : public LayerBase<T> {
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
-    if (keepsInput_) this->Gradient(kWeight).noalias() += input_.transpose() * outputGradient;
+    if (keepsInput_) detail::AddProduct(input_.transpose(), outputGradient, this->Gradient(kWeight));
     if (Includes(wanted, Gradients::parameters) && hasBias_ && this->IsTrainable(kBias)) {
       this->Gradient(kBias) += outputGradient.colwise().sum();
     }
@@ -98,8 +110,7 @@ class DenseLayer final : public LayerBase<T> {
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
     output.resize(input.rows(), this->OutputSize());
-    output.noalias() = input * Weights();
-    if (hasBias_) output.rowwise() += this->Value(kBias).row(0);
+    detail::SetProduct(input, Weights(), output, BiasRow());
   }
 
   void ForgetForward() override { input_.resize(0, 0); }

@@ -1,0 +1,196 @@
+// Matrix products of every shape and layout, on every instruction set: right, in place, without an allocation
+// and for any number of threads the same.
+#include "counting_allocator.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "nola/adapters/lora_adapter.hpp"
+#include "nola/adapters/nola_adapter.hpp"
+#include "nola/kernels/matrix_product.hpp"
+#include "tensors.hpp"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+using nola::Index;
+using nola::InstructionSet;
+using nola::Tensor;
+using nola::detail::MatrixProduct;
+using nola::detail::MatrixView;
+using nola::detail::Multiply;
+using test::RandomTensor;
+using test::SameBits;
+
+namespace {
+
+// OpenMP allocates when it starts threads.
+#ifdef _OPENMP
+constexpr bool kThreaded = true;
+#else
+constexpr bool kThreaded = false;
+#endif
+
+std::vector<InstructionSet> SupportedSets() {
+  std::vector<InstructionSet> sets;
+  for (auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512}) {
+    if (nola::IsSupported(set)) sets.push_back(set);
+  }
+  return sets;
+}
+
+enum class Start { zero, row, result };
+
+struct Shape {
+  Index rows, columns, depth;
+};
+
+/// A product of random matrices, each with other numbers before, between and behind its rows.
+template <class T>
+class Example {
+ public:
+  Example(const Shape& shape, bool leftTransposed, bool rightTransposed, Start start)
+      : shape_(shape),
+        leftTransposed_(leftTransposed),
+        rightTransposed_(rightTransposed),
+        start_(start),
+        left_(RandomTensor<T>((leftTransposed ? shape.depth : shape.rows) + 1,
+                              (leftTransposed ? shape.rows : shape.depth) + 2, 1)),
+        right_(RandomTensor<T>((rightTransposed ? shape.columns : shape.depth) + 1,
+                               (rightTransposed ? shape.depth : shape.columns) + 3, 2)),
+        row_(RandomTensor<T>(1, shape.columns, 3)),
+        before_(RandomTensor<T>(shape.rows + 2, shape.columns + 5, 4)) {}
+
+  /// All of the result's memory after the product.
+  Tensor<T> On(InstructionSet set) const {
+    Tensor<T> memory = before_;
+    T* result = memory.data() + memory.cols() + 2;
+    const T* initial = start_ == Start::zero ? nullptr : start_ == Start::row ? row_.data() : result;
+    const std::size_t allocations = test::AllocationsOf([&] {
+      Multiply<T>({shape_.rows,
+                   shape_.columns,
+                   shape_.depth,
+                   {left_.data() + left_.cols() + 1, left_.cols(), leftTransposed_},
+                   {right_.data() + right_.cols() + 1, right_.cols(), rightTransposed_},
+                   initial,
+                   start_ == Start::result ? memory.cols() : 0,
+                   result,
+                   memory.cols()},
+                  set);
+    });
+    if (!kThreaded) REQUIRE(allocations == 0);
+    return memory;
+  }
+
+  /// The same in long double: only the result may differ from what was there.
+  Tensor<long double> Expected() const {
+    Tensor<long double> memory = before_.template cast<long double>();
+    auto result = memory.block(1, 2, shape_.rows, shape_.columns);
+    if (start_ == Start::zero) result.setZero();
+    if (start_ == Start::row) result.rowwise() = row_.row(0).template cast<long double>();
+    const auto inner = [](const Tensor<T>& matrix, bool transposed, Index rows, Index cols) {
+      return transposed ? Tensor<T>(matrix.block(1, 1, cols, rows).transpose())
+                        : Tensor<T>(matrix.block(1, 1, rows, cols));
+    };
+    result += test::Product(inner(left_, leftTransposed_, shape_.rows, shape_.depth),
+                            inner(right_, rightTransposed_, shape_.depth, shape_.columns));
+    return memory;
+  }
+
+ private:
+  Shape shape_;
+  bool leftTransposed_, rightTransposed_;
+  Start start_;
+  Tensor<T> left_, right_, row_, before_;
+};
+
+/// Every layout and start of one shape on every instruction set.
+template <class T>
+void RequireRight(const Shape& shape) {
+  for (const bool leftTransposed : {false, true}) {
+    for (const bool rightTransposed : {false, true}) {
+      for (const Start start : {Start::zero, Start::row, Start::result}) {
+        const Example<T> example(shape, leftTransposed, rightTransposed, start);
+        const Tensor<long double> expected = example.Expected();
+        for (const InstructionSet set : SupportedSets()) {
+          INFO(shape.rows << " x " << shape.depth << " x " << shape.columns << " on "
+                          << InstructionSetName(set) << ", transposed " << leftTransposed << rightTransposed
+                          << ", start " << static_cast<int>(start));
+          REQUIRE(test::RelativeError(example.On(set), expected) < test::Rounding<T>());
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a product of any shape and layout is right and writes nothing else", "", float, double) {
+  for (const Index rows : {1, 2, 3, 5, 7, 16, 17, 25}) {
+    for (const Index columns : {1, 2, 7, 8, 15, 17, 48, 63, 149}) {
+      for (const Index depth : {0, 1, 7, 16, 33, 67}) RequireRight<TestType>({rows, columns, depth});
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("a sum of thousands of products is right", "", float, double) {
+  for (const Index rows : {3, 40}) RequireRight<TestType>({rows, 50, 1700});
+}
+
+TEST_CASE("long double has its products too") { RequireRight<long double>({20, 30, 40}); }
+
+TEMPLATE_TEST_CASE("a step of a layer too large for the stack allocates nothing", "", float, double) {
+  if (!test::kCountsAllocations || kThreaded) return;
+  const auto base = std::make_shared<nola::DenseLayer<TestType>>(700, 900);
+  std::vector<std::shared_ptr<nola::ILayer<TestType>>> layers{
+      base->Clone(), std::make_shared<nola::LoRAAdapter<TestType>>(base, 8)};
+  for (const auto distribution : test::kDistributions) {
+    layers.push_back(std::make_shared<nola::NOLAAdapter<TestType>>(
+        base, nola::NOLAOptions{.numBasisA = 100, .numBasisB = 100, .distribution = distribution}));
+  }
+  for (const Index batch : {1, 8, 300}) {
+    const Tensor<TestType> input = RandomTensor<TestType>(batch, 700, 1);
+    const Tensor<TestType> gradient = RandomTensor<TestType>(batch, 900, 2);
+    for (const auto& layer : layers) {
+      Tensor<TestType> output, inputGradient;
+      const auto step = [&] {
+        layer->Forward(input, output);
+        layer->Backward(gradient, inputGradient);
+        layer->UpdateParameters(TestType(1e-3));
+        layer->ClearGradients();
+      };
+      step();
+      INFO(layer->LayerType() << ", batch " << batch);
+      REQUIRE(test::AllocationsOf(step) == 0);
+    }
+  }
+}
+
+#ifdef _OPENMP
+TEMPLATE_TEST_CASE("any number of threads gives the same bits", "", float, double) {
+  const int threadsBefore = omp_get_max_threads();
+  for (const Shape& shape : {Shape{9, 1500, 700}, Shape{1100, 8, 900}, Shape{700, 1003, 8},
+                             Shape{8, 900, 1100}, Shape{300, 310, 290}, Shape{2000, 37, 130}}) {
+    for (const bool leftTransposed : {false, true}) {
+      for (const bool rightTransposed : {false, true}) {
+        const Example<TestType> example(shape, leftTransposed, rightTransposed, Start::row);
+        for (const InstructionSet set : SupportedSets()) {
+          INFO(shape.rows << " x " << shape.depth << " x " << shape.columns << " on "
+                          << InstructionSetName(set) << ", transposed " << leftTransposed << rightTransposed);
+          omp_set_num_threads(1);
+          const Tensor<TestType> expected = example.On(set);
+          for (int threads : {2, 3, 7}) {
+            omp_set_num_threads(threads);
+            REQUIRE(SameBits(example.On(set), expected));
+          }
+        }
+      }
+    }
+  }
+  omp_set_num_threads(threadsBefore);
+}
+#endif
