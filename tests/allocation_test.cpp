@@ -108,8 +108,9 @@ class TrainingStep {
 
 TEST_CASE("the counter sees operator new, Eigen's matrices and what they return") {
   REQUIRE_COUNTING();
-  std::unique_ptr<int> kept;  // outlives the count: a compiler may leave out an allocation that nothing sees
-  REQUIRE(AllocationsOf([&] { kept = std::make_unique<int>(1); }) == 1);
+  std::unique_ptr<int>
+      number;  // outlives the count: a compiler may leave out an allocation that nothing sees
+  REQUIRE(AllocationsOf([&] { number = std::make_unique<int>(1); }) == 1);
   REQUIRE(AllocationsOf([] { Vector<float>(1000).setZero(); }) == 1);
   REQUIRE(BytesKeptBy([] { Vector<float>(1000).setZero(); }) == 0);
   REQUIRE(PeakBytesOf([] { Vector<float>(1000).setZero(); }) >= 4000);
