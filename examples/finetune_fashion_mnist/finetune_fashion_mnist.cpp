@@ -158,13 +158,13 @@ std::vector<Method> MethodsOf(const Options& options) {
   std::vector<Method> methods;
   const auto addNola = [&](Index rank, const std::vector<std::string>& layers,
                            const std::vector<Index>& bases) {
-    std::string start = "NOLA, rank " + std::to_string(rank);
+    std::string start = "NOLA rank " + std::to_string(rank);
     if (layers != std::vector<std::string>{"*"}) {
       start += " on ";
       for (const std::string& layer : layers) start += (layer == layers.front() ? "" : "+") + layer;
     }
     for (const Index numBasis : bases) {
-      methods.push_back({.name = start + ", " + std::to_string(numBasis) + " bases",
+      methods.push_back({.name = start + " with " + std::to_string(numBasis) + " bases",
                          .kind = MethodKind::nola,
                          .rank = rank,
                          .numBasis = numBasis,
@@ -177,7 +177,7 @@ std::vector<Method> MethodsOf(const Options& options) {
   if (options.Wants("lora")) {
     for (const Index rank : options.loraRanks) {
       methods.push_back(
-          {.name = "LoRA, rank " + std::to_string(rank), .kind = MethodKind::lora, .rank = rank});
+          {.name = "LoRA rank " + std::to_string(rank), .kind = MethodKind::lora, .rank = rank});
     }
   }
   if (options.Wants("nola-rank-8")) addNola(8, {"*"}, {16, 64, 256, 1024});

@@ -49,9 +49,9 @@ std::string Curve(const Method& method) {
     case MethodKind::full:
       return "full fine-tuning";
     case MethodKind::lora:
-      return "LoRA of rank r";
+      return "LoRA rank r";
     case MethodKind::nola:
-      return method.name.substr(0, method.name.rfind(','));
+      return method.name.substr(0, method.name.rfind(" with"));
     default:
       return "";
   }
@@ -90,7 +90,7 @@ void WriteResults(const Results& results, const std::filesystem::path& path) {
     out << "method,trained_numbers,file_bytes,learning_rate,test_accuracy_mean,test_accuracy_spread,"
            "seconds\n";
     for (const MethodResult& row : results.methods) {
-      out << '"' << row.method.name << '"'
+      out << row.method.name
           << Format(",%lld,%zu,%.6g,%.4f,%.4f,%.2f\n", static_cast<long long>(row.trainedNumbers),
                     row.fileBytes, row.learningRate, 100 * row.meanAccuracy, 100 * row.spread,
                     row.cpuSeconds);
@@ -104,7 +104,7 @@ void WriteRuns(const Results& results, const std::filesystem::path& path) {
     const auto write = [&](const std::vector<Run>& runs, bool search) {
       for (const Run& run : runs) {
         const std::string accuracy = Format("%.4f", 100 * run.accuracy);
-        out << '"' << results.methods[run.method].method.name << "\"," << (search ? "search" : "final")
+        out << results.methods[run.method].method.name << ',' << (search ? "search" : "final")
             << Format(",%llu,%.6g,", static_cast<unsigned long long>(run.seed), run.learningRate)
             << (search ? accuracy + "," : "," + accuracy)
             << Format(",%d,%.2f\n", run.diverged ? 1 : 0, run.cpuSeconds);
