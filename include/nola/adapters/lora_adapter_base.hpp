@@ -133,31 +133,33 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
 
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) final {
     if (statelessBase_ == nullptr) BaseLayer()->Forward(input, output, BaseGradients(wanted));
-    AddUpdate(input, projected_, output);
-    if (Includes(wanted, Gradients::parameters)) input_ = input;
+    AddUpdate(input, projected_, output, Includes(wanted, Gradients::parameters) ? &input_ : nullptr);
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients wanted) final {
     const bool inputWanted = Includes(wanted, Gradients::input);
+    if (statelessBase_ == nullptr && BaseGradients(wanted) != Gradients::none) {
+      BaseLayer()->Backward(outputGradient, inputGradient);
+    }
     projectedGradient_.resize(outputGradient.rows(), rank_);
     detail::SetProduct(outputGradient, FactorB(), projectedGradient_);
     projectedGradient_ *= Scaling();
-    if (statelessBase_ == nullptr) {
-      if (BaseGradients(wanted) != Gradients::none) BaseLayer()->Backward(outputGradient, inputGradient);
-      if (inputWanted) detail::AddProduct(projectedGradient_, FactorA().transpose(), inputGradient);
-    } else if (inputWanted) {
-      detail::SetProduct(projectedGradient_, FactorA().transpose(), inputGradient);
-      statelessBase_->AddInputGradient(outputGradient, inputGradient);
-    }
     if (Includes(wanted, Gradients::parameters)) {
       AccumulateFactorGradients(input_, projectedGradient_, outputGradient, projected_);
+    }
+    if (!inputWanted) return;
+    if (statelessBase_ == nullptr) {
+      detail::AddProduct(projectedGradient_, FactorA().transpose(), inputGradient);
+    } else {
+      detail::SetProduct(projectedGradient_, FactorA().transpose(), inputGradient);
+      statelessBase_->AddInputGradient(outputGradient, inputGradient);
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const final {
     if (statelessBase_ == nullptr) BaseLayer()->Infer(input, output);
     const typename Pool::Lease projected(pool_);
-    AddUpdate(input, *projected, output);
+    AddUpdate(input, *projected, output, nullptr);
   }
 
   void ForgetForward() final {
@@ -187,19 +189,33 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
  private:
   using Pool = detail::ScratchPool<Tensor<T>>;
 
-  /// output = base + scaling * (x A) B. A stateless base adds its product to the update, which takes the
-  /// place of clearing the output; any other has written its output already.
-  void AddUpdate(const TensorRef<T>& input, Tensor<T>& projected, Tensor<T>& output) const {
-    projected.resize(input.rows(), rank_);
-    detail::SetProduct(input, FactorA(), projected);
-    projected *= Scaling();
-    if (statelessBase_ == nullptr) {
-      detail::AddProduct(projected, FactorB().transpose(), output);
-    } else {
-      output.resize(input.rows(), this->OutputSize());
-      detail::SetProduct(projected, FactorB().transpose(), output, statelessBase_->BiasRow());
-      statelessBase_->AddProduct(input, output);
-    }
+  /// output = base + scaling * (x A) B, and a copy of the input if it is to be kept. A stateless base adds
+  /// its product to the update, which takes the place of clearing the output; any other has written its
+  /// output already. Some rows at a time, so that the second use of a row finds it in a cache.
+  void AddUpdate(const TensorRef<T>& input, Tensor<T>& projected, Tensor<T>& output, Tensor<T>* kept) const {
+    constexpr Index kCached = Index{1 << 19} / Index{sizeof(T)};
+    const Index rows = input.rows();
+    const Index block = std::clamp<Index>(kCached / std::max(this->InputSize(), this->OutputSize()), 1, 256);
+    const double operations = static_cast<double>(rows) * static_cast<double>(rank_) *
+                              static_cast<double>(this->InputSize() + this->OutputSize());
+    projected.resize(rows, rank_);
+    if (kept != nullptr) kept->resize(rows, this->InputSize());
+    if (statelessBase_ != nullptr) output.resize(rows, this->OutputSize());
+    detail::ParallelFor((rows + block - 1) / block, operations / 50, [&](Index i) {
+      const Index count = std::min(block, rows - i * block);
+      const auto part = input.middleRows(i * block, count);
+      auto projectedPart = projected.middleRows(i * block, count);
+      auto outputPart = output.middleRows(i * block, count);
+      if (kept != nullptr) kept->middleRows(i * block, count) = part;
+      detail::SetProduct(part, FactorA(), projectedPart);
+      projectedPart *= Scaling();
+      if (statelessBase_ == nullptr) {
+        detail::AddProduct(projectedPart, FactorB().transpose(), outputPart);
+      } else {
+        detail::SetProduct(projectedPart, FactorB().transpose(), outputPart, statelessBase_->BiasRow());
+      }
+    });
+    if (statelessBase_ != nullptr) statelessBase_->AddProduct(input, output);
   }
 
   Gradients BaseGradients(Gradients wanted) const {

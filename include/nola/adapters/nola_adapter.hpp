@@ -103,8 +103,8 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
 
   void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
                                  const TensorRef<T>& outputSide, const Tensor<T>& projected) override {
-    if (this->IsTrainable(kA)) Accumulate(kA, Factor::a, a_, input, inputSide);
     if (this->IsTrainable(kB)) Accumulate(kB, Factor::b, b_, outputSide, projected);
+    if (this->IsTrainable(kA)) Accumulate(kA, Factor::a, a_, input, inputSide);
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
