@@ -50,12 +50,13 @@ class Adapter {
     coefficients_ = Eigen::MatrixXf::Random(kBases, 2 * layers) * 0.05F;
   }
 
-  void Rebuild(BasisDistribution distribution) {
+  /// @param offset  with A's frozen offset, as the adapter has it
+  void Rebuild(BasisDistribution distribution, bool offset = true) {
     Index layer = 0;
     for (Index block = 0; block < blocks_; ++block) {
       for (const Linear& linear : kLinears) {
         const BasisGenerator generator(42, static_cast<std::uint32_t>(layer), distribution);
-        Build(generator, Factor::a, linear.inputs, 2 * layer);
+        Build(generator, offset ? Factor::a : Factor::b, linear.inputs, 2 * layer);
         Build(generator, Factor::b, linear.outputs, 2 * layer + 1);
         ++layer;
       }
@@ -98,18 +99,31 @@ class LoraFile {
   LoraFile(const LoraFile&) = delete;
   LoraFile& operator=(const LoraFile&) = delete;
 
-  /// Reads it block by block into one buffer.
-  void Read() {
+  /// Reads it block by block into one buffer. @param convert  to float32 too, as the rebuilt factors are
+  void Read(bool convert = false) {
     for (Index block = 0; block < blocks_; ++block) {
-      const auto offset = static_cast<off_t>(block) * static_cast<off_t>(buffer_.size());
-      for (std::size_t done = 0; done < buffer_.size();) {
-        const ssize_t count = pread(descriptor_, buffer_.data() + done, buffer_.size() - done,
-                                    offset + static_cast<off_t>(done));
-        if (count <= 0) throw std::runtime_error("cannot read " + path_);
-        done += static_cast<std::size_t>(count);
-      }
+      ReadAt(static_cast<std::size_t>(block) * buffer_.size(), buffer_.data(), buffer_.size());
       benchmarks::Use(buffer_.data());
+      if (!convert) continue;
+      const Eigen::Map<const Eigen::Matrix<Eigen::half, Eigen::Dynamic, 1>> halves(
+          reinterpret_cast<const Eigen::half*>(buffer_.data()), BlockSize());
+      Index first = 0;
+      for (const Linear& linear : kLinears) {
+        for (const Index length : {linear.inputs, linear.outputs}) {
+          factor_.head(kRank * length) = halves.segment(first, kRank * length).cast<float>();
+          benchmarks::Use(factor_.data());
+          first += kRank * length;
+        }
+      }
     }
+  }
+
+  /// Reads all of it into memory of its own, as a program that loads an adapter does.
+  void ReadWhole() {
+    const auto size = buffer_.size() * static_cast<std::size_t>(blocks_);
+    const std::unique_ptr<char[]> memory(new char[size]);
+    ReadAt(0, memory.get(), size);
+    benchmarks::Use(memory.get());
   }
 
   /// Has the kernel drop the file's pages, so that the next Read comes from the disk (as the machine sees it:
@@ -121,10 +135,19 @@ class LoraFile {
   double Bytes() const { return static_cast<double>(buffer_.size()) * static_cast<double>(blocks_); }
 
  private:
+  void ReadAt(std::size_t offset, char* to, std::size_t size) {
+    for (std::size_t done = 0; done < size;) {
+      const ssize_t count = pread(descriptor_, to + done, size - done, static_cast<off_t>(offset + done));
+      if (count <= 0) throw std::runtime_error("cannot read " + path_);
+      done += static_cast<std::size_t>(count);
+    }
+  }
+
   std::string path_;
   Index blocks_;
   int descriptor_ = -1;
   std::vector<char> buffer_;
+  Vector<float> factor_ = Vector<float>(28672 * kRank);
 };
 
 }  // namespace
@@ -139,8 +162,12 @@ int main(int argumentCount, char** argumentValues) {
     const std::string group = "LLaMA-2 70B, rank 16, 512 bases";
     Race race;
     race.Add("rebuild, hadamard", [&] { adapter.Rebuild(BasisDistribution::hadamard); });
+    race.Add("rebuild, hadamard, without the frozen offset",
+             [&] { adapter.Rebuild(BasisDistribution::hadamard, false); });
     race.Add("read LoRA, page cache", [&] { file.Read(); });
-    race.Run(arguments.Quick() ? 0 : 10);
+    race.Add("read LoRA, page cache, to float32", [&] { file.Read(true); });
+    race.Add("read LoRA, page cache, into fresh memory", [&] { file.ReadWhole(); });
+    race.Run(arguments.Quick() ? 0 : 15);
     Race slow;
     slow.Add("rebuild, rademacher", [&] { adapter.Rebuild(BasisDistribution::rademacher); });
     slow.Run(arguments.Quick() ? 0 : 10);
@@ -161,6 +188,8 @@ int main(int argumentCount, char** argumentValues) {
     report.AddBar(group, "rebuild, hadamard, seconds", race.Seconds("rebuild, hadamard"), true, 0.1);
     report.AddBar(group, "rebuild, hadamard / read LoRA, page cache",
                   race.Ratio("rebuild, hadamard", "read LoRA, page cache"), true, 1);
+    report.AddBar(group, "rebuild, hadamard / read LoRA, page cache, to float32",
+                  race.Ratio("rebuild, hadamard", "read LoRA, page cache, to float32"), true, 1);
     report.Write(arguments.Get("json"));
   } catch (const std::exception& error) {
     std::cerr << "llama70b_benchmark: " << error.what() << '\n';

@@ -35,6 +35,7 @@ if ! { cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DNOLA_BUILD_TESTS=OFF 
   exit 1
 fi
 
+cores=$(nproc)
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 programs=$build/tests/benchmarks
 run() {  # run NAME PROGRAM ARGUMENT...: its rows go to NAME.json
@@ -50,7 +51,7 @@ run step-o2 "$programs/step_benchmark_o2"
 run memory "$programs/memory_benchmark"
 run llama70b "$programs/llama70b_benchmark"
 run torch "$python" tests/benchmarks/paper_torch.py "$programs/step_benchmark"
-if [ -x "$programs/step_benchmark_openmp" ] && [ "$(nproc)" -gt 1 ]; then
+if [ -x "$programs/step_benchmark_openmp" ] && [ "$cores" -gt 1 ]; then
   OMP_NUM_THREADS=2 run torch-2 "$python" tests/benchmarks/paper_torch.py "$programs/step_benchmark_openmp" --threads 2
 fi
 "$python" tests/benchmarks/report.py "$results" --compiler "${CXX:-g++}" --json "$results/all.json"
