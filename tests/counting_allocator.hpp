@@ -2,6 +2,7 @@
 // is defined here. For one source file of a program only.
 #pragma once
 
+#include <Eigen/Core>  // first: clang's headers below it declare posix_memalign in their own way
 #include <atomic>
 #include <cerrno>
 #include <cstddef>

@@ -55,20 +55,21 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 /// A layer of one weight, so that a step can be worked out by hand.
-std::unique_ptr<DenseLayer<double>> OneWeight(double value) {
-  return std::make_unique<DenseLayer<double>>(Tensor<double>::Constant(1, 1, value));
+template <class T = double>
+std::unique_ptr<DenseLayer<T>> OneWeight(double value) {
+  return std::make_unique<DenseLayer<T>>(Tensor<T>::Constant(1, 1, static_cast<T>(value)));
 }
 
 /// The weight after steps with these gradients at this rate.
-template <class AnyOptimizer, class Options>
+template <template <class> class AnyOptimizer, class T = double, class Options>
 double WeightAfter(double weight, const std::vector<double>& gradients, double rate, const Options& options) {
-  const auto layer = OneWeight(weight);
-  AnyOptimizer optimizer(*layer, options);
+  const auto layer = OneWeight<T>(weight);
+  AnyOptimizer<T> optimizer(*layer, options);
   for (const double gradient : gradients) {
-    optimizer.Parameters()[0].gradient(0, 0) = gradient;
-    optimizer.Step(rate);
+    optimizer.Parameters()[0].gradient(0, 0) = static_cast<T>(gradient);
+    optimizer.Step(static_cast<T>(rate));
   }
-  return layer->Weights()(0, 0);
+  return static_cast<double>(layer->Weights()(0, 0));
 }
 
 /// AdamW on one number, from algorithm 2 of the paper, in long double.
@@ -210,32 +211,32 @@ TEST_CASE("a loss refuses an empty batch, other shapes and labels outside the cl
 }
 
 TEST_CASE("SGD takes the steps worked out by hand") {
-  REQUIRE(WeightAfter<SGD<double>>(1, {0.5}, 0.125, SGDOptions{}) == 1 - 0.0625);
+  REQUIRE(WeightAfter<SGD>(1, {0.5}, 0.125, SGDOptions{}) == 1 - 0.0625);
   // Velocities 0.5, 0.5/2 + 1 = 1.25, 1.25/2 - 1 = -0.375.
-  REQUIRE(WeightAfter<SGD<double>>(1, {0.5, 1, -1}, 0.5, SGDOptions{.momentum = 0.5}) ==
-          1 - 0.25 - 0.625 + 0.1875);
+  REQUIRE(WeightAfter<SGD>(1, {0.5, 1, -1}, 0.5, SGDOptions{.momentum = 0.5}) == 1 - 0.25 - 0.625 + 0.1875);
   // Decay first, by 1 - 0.5 * 0.25, then the step.
-  REQUIRE(WeightAfter<SGD<double>>(2, {1}, 0.5, SGDOptions{.weightDecay = 0.25}) == 2 * 0.875 - 0.5);
+  REQUIRE(WeightAfter<SGD>(2, {1}, 0.5, SGDOptions{.weightDecay = 0.25}) == 2 * 0.875 - 0.5);
 }
 
 TEST_CASE("AdamW's first step is the rate, whatever the gradient's size") {
   for (const double gradient : {1e-3, 1.0, -250.0}) {
-    const double step = 1 - WeightAfter<AdamW<double>>(1, {gradient}, 0.125, AdamWOptions{.epsilon = 0});
+    const double step = 1 - WeightAfter<AdamW>(1, {gradient}, 0.125, AdamWOptions{.epsilon = 0});
     REQUIRE(step == Approx(std::copysign(0.125, gradient)).epsilon(1e-13));
   }
   // m = 0.1 * 1, v = 0.001 * 1: both corrected to 1, so the step is rate * 1/(1 + epsilon).
-  REQUIRE(WeightAfter<AdamW<double>>(1, {1}, 0.5, AdamWOptions{.epsilon = 1}) == Approx(0.75).epsilon(1e-13));
-  REQUIRE(WeightAfter<AdamW<double>>(2, {0}, 0.5, AdamWOptions{.weightDecay = 0.25}) == 2 * 0.875);
+  REQUIRE(WeightAfter<AdamW>(1, {1}, 0.5, AdamWOptions{.epsilon = 1}) == Approx(0.75).epsilon(1e-13));
+  REQUIRE(WeightAfter<AdamW>(2, {0}, 0.5, AdamWOptions{.weightDecay = 0.25}) == 2 * 0.875);
 }
 
-TEST_CASE("AdamW follows its definition over many steps") {
+TEMPLATE_TEST_CASE("AdamW follows its definition over many steps", "", float, double) {
+  const double tolerance = sizeof(TestType) == sizeof(float) ? 1e-4 : 1e-12;
   const std::vector<double> gradients = RandomGradients(200, 6);
   for (const AdamWOptions& options :
        {AdamWOptions{}, AdamWOptions{.weightDecay = 0.1},
         AdamWOptions{.beta1 = 0, .beta2 = 0.9, .epsilon = 1e-3},
         AdamWOptions{.beta1 = 0.5, .beta2 = 0, .epsilon = 0.5, .weightDecay = 0.01}}) {
-    REQUIRE(WeightAfter<AdamW<double>>(0.7, gradients, 0.01, options) ==
-            Approx(AdamWByDefinition(0.7, gradients, 0.01, options)).epsilon(1e-12));
+    REQUIRE(WeightAfter<AdamW, TestType>(0.7, gradients, 0.01, options) ==
+            Approx(AdamWByDefinition(0.7, gradients, 0.01, options)).epsilon(tolerance));
   }
 }
 

@@ -94,10 +94,7 @@ void Contract(const BasisGenerator& generator, Factor factor, const FactorView<c
               T* products, Index numBasis, BasisWorkspace<T>& workspace) {
   const auto k = static_cast<std::size_t>(numBasis);
   if (k == 0) return;
-  if (gradient.Empty()) {
-    std::fill_n(products, k, T(0));
-    return;
-  }
+  if (gradient.Empty()) return FillZero(products, k);
   WithKernels<T>(workspace.Instructions(), [&](auto kernels) {
     using Kernels = decltype(kernels);
     switch (generator.Distribution()) {

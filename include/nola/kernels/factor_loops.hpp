@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "nola/core/tensor.hpp"
@@ -57,9 +59,16 @@ void ForWholeBlocks(T* data, std::uint32_t block, std::size_t count, const Run& 
   if constexpr (!std::is_const_v<T>) std::copy_n(padded, rest, tail);
 }
 
+/// The C library's way, which suits the machine that the program runs on.
+template <std::floating_point T>
+void FillZero(T* data, std::size_t count) {
+  std::memset(data, 0, count * sizeof(T));
+}
 template <class T>
 void FillZero(const FactorView<T>& factor) {
-  for (Index c = 0; c < factor.rank; ++c) std::fill_n(factor.data + c * factor.stride, factor.length, T(0));
+  for (Index c = 0; c < factor.rank; ++c) {
+    FillZero(factor.data + c * factor.stride, static_cast<std::size_t>(factor.length));
+  }
 }
 
 /// Groups of sign bases whose tables fill about a third of a first-level cache.
@@ -119,7 +128,7 @@ void ContractSigns(const BasisGenerator& generator, Factor which, const FactorVi
                    T* products, std::size_t numBasis, BasisWorkspace<T>& workspace) {
   const std::size_t groups = (numBasis + kGroupBases - 1) / kGroupBases;
   T* padded = workspace.ReserveScratch(groups * kGroupBases);
-  std::fill_n(padded, groups * kGroupBases, T(0));
+  FillZero(padded, groups * kGroupBases);
   const double nanoseconds = gradient.Size() * static_cast<double>(numBasis) / 50;
   ForEachShare(
       gradient, static_cast<Index>(groups), nanoseconds,
@@ -147,7 +156,7 @@ void CombineEntries(const BasisGenerator& generator, Factor which, const T* coef
 template <class Kernels, BasisDistribution distribution, class T>
 void ContractEntries(const BasisGenerator& generator, Factor which, const FactorView<const T>& gradient,
                      T* products, std::size_t numBasis) {
-  std::fill_n(products, numBasis, T(0));
+  FillZero(products, numBasis);
   const double nanoseconds = gradient.Size() * static_cast<double>(numBasis) / 4;
   ForEachShare(
       gradient, static_cast<Index>(numBasis), nanoseconds,
@@ -184,7 +193,7 @@ void CombineHadamard(const BasisGenerator& generator, Factor which, const T* coe
   const std::size_t size = geometry.size;
   T* z = workspace.ReserveScratch(PeriodicSize(size));
   std::copy_n(coefficients, numBasis, z);
-  std::fill(z + numBasis, z + size, T(0));
+  FillZero(z + numBasis, size - numBasis);
   TransformAll<Kernels>(z, size);
   for (std::size_t j = size; j < PeriodicSize(size); j += size) {
     std::copy_n(z, std::min(size, PeriodicSize(size) - j), z + j);
@@ -206,7 +215,7 @@ void ContractHadamard(const BasisGenerator& generator, Factor which, const Facto
   const HadamardGeometry geometry(static_cast<Index>(numBasis));
   const std::size_t size = geometry.size;
   T* z = workspace.ReserveScratch(PeriodicSize(size));
-  std::fill_n(z, PeriodicSize(size), T(0));
+  FillZero(z, PeriodicSize(size));
   ForEachPiece(
       gradient, Index{kTile}, 0, [&](Index c, const T* data, std::uint32_t block, std::size_t positions) {
         const WordColumn source(generator, which, c);
@@ -215,7 +224,11 @@ void ContractHadamard(const BasisGenerator& generator, Factor which, const Facto
           Kernels::FoldHadamard(source, size, values, b, numBlocks, first);
         });
       });
-  for (std::size_t j = size; j < PeriodicSize(size); ++j) z[j & (size - 1)] += z[j];
+  if (size < kBlock) {
+    for (std::size_t j = size; j < PeriodicSize(size); ++j) z[j & (size - 1)] += z[j];
+  } else {
+    Kernels::AddNumbers(z + size, size, z);
+  }
   TransformAll<Kernels>(z, size);
   std::copy_n(z, numBasis, products);
 }

@@ -191,6 +191,12 @@ struct PortableKernels {
     }
   }
 
+  /// out += numbers. @param count  a multiple of a block
+  template <std::floating_point T>
+  static void AddNumbers(const T* numbers, std::size_t count, T* out) {
+    for (std::size_t j = 0; j < count; j += kBlock) AddBlock(numbers + j, out + j);
+  }
+
   /// The Walsh-Hadamard transform of section 4, in place. @param size  a power of two
   template <std::floating_point T>
   static void Transform(T* z, std::size_t size) {
@@ -216,6 +222,11 @@ struct PortableKernels {
   }
 
  private:
+  template <std::floating_point T>
+  static void AddBlock(const T* __restrict__ numbers, T* __restrict__ out) {
+    for (std::size_t e = 0; e < kBlock; ++e) out[e] += numbers[e];
+  }
+
   template <std::floating_point T>
   static void Butterflies(T* low, T* high, std::size_t count) {
     constexpr std::size_t kLanes = 8;

@@ -99,6 +99,14 @@ struct HadamardKernels {
   }
 
   template <class T>
+  NOLA_TARGET static void AddNumbers(const T* numbers, std::size_t count, T* out) {
+    using S = Simd<T>;
+    for (std::size_t j = 0; j < count; j += kWidth<T>) {
+      S::Store(out + j, S::Add(S::Load(out + j), S::Load(numbers + j)));
+    }
+  }
+
+  template <class T>
   NOLA_TARGET static void Transform(T* z, std::size_t size) {
     constexpr std::size_t kRun = kRadix * kWidth<T>;
     constexpr std::size_t kCached = 16384 / sizeof(T);

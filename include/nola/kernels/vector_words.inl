@@ -19,6 +19,7 @@ struct RoundKeys {
   Bits first[kPhiloxRounds], second[kPhiloxRounds];
 
   NOLA_TARGET explicit RoundKeys(PhiloxKey key) {
+    NOLA_UNROLL
     for (int round = 0; round < kPhiloxRounds; ++round) {
       first[round] = Fill(key[0]);
       second[round] = Fill(key[1]);
