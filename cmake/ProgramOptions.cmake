@@ -16,3 +16,13 @@ if(NOLA_SANITIZE)
   target_compile_options(nola_program_options INTERFACE ${sanitizerFlags})
   target_link_options(nola_program_options INTERFACE ${sanitizerFlags})
 endif()
+if(NOLA_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # False alarms in g++'s own AVX-512 header, GCC bug 105593.
+  target_compile_options(nola_program_options INTERFACE -Wno-maybe-uninitialized)
+endif()
+
+# What links to it compiles faster: see the header.
+add_library(nola_compiled_kernels STATIC "${CMAKE_CURRENT_LIST_DIR}/compiled_kernels.cpp")
+target_link_libraries(nola_compiled_kernels PUBLIC nola PRIVATE nola_program_options)
+target_compile_options(nola_compiled_kernels INTERFACE
+                       "SHELL:-include \"${CMAKE_CURRENT_LIST_DIR}/compiled_kernels.hpp\"")

@@ -213,7 +213,9 @@ TEST_CASE("a file that breaks a rule of the format is refused with the reason, a
       {Raw("{\"x\":" + Entry("U8", "[2]", "[0,2]") + "}", 1), "cut short"},
       {Raw("{\"x\":" + Entry("U8", "[2]", "[0,2]") + "}", 3), "which has 3"},
       {Raw("{}", 1), "which has 1"}};
-  for (const auto& [bytes, expected] : cases) {
+  for (const auto& damaged : cases) {  // clang 14 cannot capture a structured binding
+    const auto& bytes = damaged.bytes;
+    const auto& expected = damaged.reason;
     std::string reason;
     const std::int64_t peak = test::PeakBytesOf([&] { reason = Reason(bytes); });
     INFO("header: " << std::string(reinterpret_cast<const char*>(bytes.data()),

@@ -110,6 +110,14 @@ void Contract(const BasisGenerator& generator, Factor factor, const FactorView<c
   });
 }
 
+/// Adds A0 to sum.
+template <class T>
+void AddOffsetA(const BasisGenerator& generator, Eigen::Ref<FactorMatrix<T>>& sum,
+                const BasisWorkspace<T>& workspace) {
+  WithKernels<T>(workspace.Instructions(),
+                 [&](auto kernels) { AddOffset<decltype(kernels)>(generator, View<T>(sum)); });
+}
+
 }  // namespace detail
 
 /// Writes sum_i scaledCoefficients_i * E_i over one factor.
@@ -209,9 +217,7 @@ void FillOffsetA(const BasisGenerator& generator, Eigen::Ref<FactorMatrix<std::t
   detail::CheckFactorShape("FillOffsetA", offset.rows(), offset.cols(), 0);
   if (offset.size() == 0) return;
   detail::FillZero(detail::View<T>(offset));
-  detail::WithKernels<T>(workspace.Instructions(), [&](auto kernels) {
-    detail::AddOffset<decltype(kernels)>(generator, detail::View<T>(offset));
-  });
+  detail::AddOffsetA<T>(generator, offset, workspace);
 }
 
 /// The same with a workspace of its own: FillOffsetA<float>(...).
@@ -243,10 +249,7 @@ void BuildFactor(const BasisGenerator& generator, Factor factor,
   Eigen::Map<Vector<T>> scaled(workspace.ReserveCoefficients(static_cast<std::size_t>(k)), k);
   ScaleByGain<T>(generator.Distribution(), coefficients, scaled);
   detail::Combine<T>(generator, factor, scaled.data(), k, result, workspace);
-  if (factor == Factor::b) return;
-  detail::WithKernels<T>(workspace.Instructions(), [&](auto kernels) {
-    detail::AddOffset<decltype(kernels)>(generator, detail::View<T>(result));
-  });
+  if (factor == Factor::a) detail::AddOffsetA<T>(generator, result, workspace);
 }
 
 /// Adds gain * <E_i, gradient> to coefficientGradients_i: the loss's derivative by the coefficients, from its

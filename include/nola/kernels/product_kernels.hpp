@@ -18,11 +18,12 @@ namespace nola::detail {
 /// A matrix in memory: element (i, j) is data[i*stride + j], or data[j*stride + i] if it is transposed.
 template <class T>
 struct MatrixView {
-  const T* data;
+  const T* data;  ///< may be null if there are no elements
   Index stride;
   bool transposed;
 
   MatrixView From(Index i, Index j) const {
+    if (data == nullptr) return *this;
     return {data + (transposed ? j * stride + i : i * stride + j), stride, transposed};
   }
 };

@@ -102,7 +102,8 @@ class DenseLayer final : public LayerBase<T> {
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
     if (keepsInput_) detail::AddProduct(input_.transpose(), outputGradient, this->Gradient(kWeight));
-    if (Includes(wanted, Gradients::parameters) && hasBias_ && this->IsTrainable(kBias)) {
+    const bool wantsBias = Includes(wanted, Gradients::parameters) && hasBias_ && this->IsTrainable(kBias);
+    if (wantsBias && outputGradient.rows() > 0) {  // Eigen would offset the null pointer of an empty batch
       this->Gradient(kBias) += outputGradient.colwise().sum();
     }
     if (Includes(wanted, Gradients::input)) ComputeInputGradient(outputGradient, inputGradient);

@@ -1,0 +1,2 @@
+#define NOLA_KERNELS_TEMPLATE template
+#include "compiled_kernels.hpp"
