@@ -1,4 +1,4 @@
-// TransformerDecoder: gradients, tied head, recomputation and cached generation.
+// TransformerDecoder: gradients, tied head, recomputation, cached generation and what a step allocates.
 #include <memory>
 #include <string>
 #include <thread>
@@ -8,6 +8,8 @@
 #include "jacobian.hpp"
 #include "nola/adapters/adapt_layers.hpp"
 #include "nola/layers/transformer_decoder.hpp"
+#include "nola/training/loss.hpp"
+#include "nola/training/optimizer.hpp"
 #include "tensors.hpp"
 
 using nola::ConfigError;
@@ -145,6 +147,32 @@ TEST_CASE("a decoder refuses settings it cannot use") {
   options = kSmall;
   options.heads = 4;
   REQUIRE_THROWS_AS(TransformerDecoder<float>(options), ConfigError);
+}
+
+TEST_CASE("a decoder with adapters alone learns a sequence, and its frozen weights stay") {
+  TransformerDecoder<float> decoder =
+      RandomDecoder<float>({.vocabularySize = 7, .positions = 6, .width = 16, .blocks = 2, .heads = 2});
+  nola::AdaptLayers<float>(decoder, {.targetModules = {"*"}, .rank = 4, .numBasisA = 32, .numBasisB = 32});
+  const std::optional<Tensor<float>> table = decoder.TryGetParameter("token_embedding.weight");
+  Tensor<float> tokens(6, 1);
+  tokens << 1, 4, 2, 6, 3, 5;
+  const std::vector<std::int32_t> next{4, 2, 6, 3, 5, 0};
+  nola::AdamW<float> optimizer(decoder);
+  Tensor<float> logits;
+  Tensor<float> gradient;
+  Tensor<float> unwanted;
+  float first = 0;
+  float loss = 0;
+  for (int step = 0; step < 150; ++step) {
+    decoder.Forward(tokens, logits, Gradients::parameters);
+    loss = nola::SoftmaxCrossEntropy<float>(logits, next, gradient);
+    if (step == 0) first = loss;
+    optimizer.ClearGradients();
+    decoder.Backward(gradient, unwanted);
+    optimizer.Step(0.05F);
+  }
+  REQUIRE(loss < first / 4);
+  REQUIRE(SameBits(*decoder.TryGetParameter("token_embedding.weight"), *table));
 }
 
 TEST_CASE("a copy of a decoder shares nothing with it") {

@@ -8,10 +8,12 @@
 #include <cctype>
 #include <cmath>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <nola/io.hpp>
 #include <thread>
+#include <utility>
 
 namespace fashion_mnist {
 namespace {
@@ -158,17 +160,23 @@ std::size_t SaveTrained(const nola::ILayer<float>& network, const Method& method
   return nola::SaveAdapters(network, file, {.notes = notes}).fileBytes;
 }
 
-const Run& BestRun(const std::vector<Run>& runs) {
-  return *std::max_element(runs.begin(), runs.end(), [](const Run& left, const Run& right) {
-    if (left.accuracy != right.accuracy) return left.accuracy < right.accuracy;
-    return left.learningRate > right.learningRate;
-  });
+double BestRate(const std::vector<Run>& runs) {
+  std::map<double, std::pair<double, int>> sums;  // of the accuracies, and how many
+  for (const Run& run : runs) {
+    auto& [sum, count] = sums[run.learningRate];
+    sum += run.accuracy;
+    ++count;
+  }
+  const auto mean = [](const auto& entry) { return entry.second.first / entry.second.second; };
+  return std::max_element(sums.begin(), sums.end(),
+                          [&](const auto& left, const auto& right) { return mean(left) < mean(right); })
+      ->first;
 }
 
 std::vector<double> RatesToTry(int round, const std::vector<Run>& soFar) {
   if (round == 0) return {0.0005, 0.002, 0.008, 0.032};
   const double factor = std::pow(2.0, std::pow(0.5, round - 1));
-  const double best = BestRun(soFar).learningRate;
+  const double best = BestRate(soFar);
   return {best / factor, best * factor};
 }
 
@@ -181,7 +189,9 @@ Results Compare(const Network& base, const Task& task, const std::vector<Method>
     for (std::size_t i = 0; i < methods.size(); ++i) {
       if (methods[i].kind == MethodKind::none) continue;
       for (const double rate : RatesToTry(round, RunsOf(results.search, i))) {
-        runs.push_back({.method = i, .learningRate = rate});
+        for (std::uint64_t seed = 1001; seed < 1001 + settings.searchSeeds; ++seed) {
+          runs.push_back({.method = i, .learningRate = rate, .seed = seed});
+        }
       }
     }
     const std::string part =
@@ -199,7 +209,7 @@ Results Compare(const Network& base, const Task& task, const std::vector<Method>
       results.methods[i].meanAccuracy = nola::EvaluateAccuracy(base, task.test.pixels, task.test.labels);
       continue;
     }
-    results.methods[i].learningRate = BestRun(RunsOf(results.search, i)).learningRate;
+    results.methods[i].learningRate = BestRate(RunsOf(results.search, i));
     for (std::uint64_t seed = 1; seed <= settings.seeds; ++seed) {
       results.final.push_back({.method = i, .learningRate = results.methods[i].learningRate, .seed = seed});
     }

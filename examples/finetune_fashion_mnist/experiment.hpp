@@ -35,7 +35,8 @@ struct Settings {
   nola::Index batchSize = 64;
   double warmupFraction = 0.2;
   double maxGradientNorm = 1;
-  int searchRounds = 3;  ///< see RatesToTry
+  int searchRounds = 3;           ///< see RatesToTry
+  std::uint64_t searchSeeds = 3;  ///< runs for each rate
   std::uint64_t seeds = 5;
   unsigned workers = 2;  ///< training runs at a time; the results do not depend on it
 };
@@ -47,7 +48,7 @@ struct Task {
   LabelledImages test;
 };
 
-/// One training run. Seed 0 is that of the search.
+/// One training run. The seeds of a search are 1001 and up, those of the final runs 1 and up.
 struct Run {
   std::size_t method = 0;
   double learningRate = 0;
@@ -101,8 +102,8 @@ std::size_t SaveTrained(const nola::ILayer<float>& network, const Method& method
 /// multiplied by the square root of 2, and so on: every method gets the same number of runs.
 std::vector<double> RatesToTry(int round, const std::vector<Run>& soFar);
 
-/// The run with the best accuracy, of equal ones that with the lowest rate.
-const Run& BestRun(const std::vector<Run>& runs);
+/// The rate whose runs have the best mean accuracy, of equal ones the lowest.
+double BestRate(const std::vector<Run>& runs);
 
 /// Searches a learning rate for each method on the held-back images, then trains with it once for each seed
 /// and tests. What the first seed trained is saved. Bit-identical for any number of workers.

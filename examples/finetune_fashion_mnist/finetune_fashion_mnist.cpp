@@ -107,8 +107,12 @@ Options Parse(CLI::App& app, int argc, char** argv) {
                            ->capture_default_str();
   CLI::Option* rounds =
       app.add_option("--search-rounds", settings.searchRounds,
-                     "rounds of the search over learning rates: 4 runs in the first, 2 in each further one")
+                     "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
           ->check(CLI::Range(1, 10))
+          ->capture_default_str();
+  CLI::Option* searchSeeds =
+      app.add_option("--search-seeds", settings.searchSeeds, "training runs for each rate of the search")
+          ->check(CLI::Range(1, 1000))
           ->capture_default_str();
   CLI::Option* workers =
       app.add_option("--workers", settings.workers, "training runs at a time; changes no result")
@@ -116,10 +120,10 @@ Options Parse(CLI::App& app, int argc, char** argv) {
           ->capture_default_str();
   CLI::Option* quickFlag = app.add_flag(
       "--quick", quick,
-      "a rough table within a minute: 5000 images, 3 seeds, 2 search rounds, 2000 images held back, "
+      "a rough table within a minute: 5000 images, 3 seeds, 2 search rounds of one seed, 2000 images held back, "
       "1 pre-training epoch, where not given otherwise");
   for (CLI::Option* training : {methods, loraRanks, rank, layers, bases, distribution, seeds, images,
-                                heldBack, epochs, pretrainingEpochs, batch, rounds, workers, quickFlag}) {
+                                heldBack, epochs, pretrainingEpochs, batch, rounds, searchSeeds, workers, quickFlag}) {
     test->excludes(training);
   }
   app.parse(argc, argv);
@@ -131,6 +135,7 @@ Options Parse(CLI::App& app, int argc, char** argv) {
     set(images, settings.images, 5000);
     set(seeds, settings.seeds, 3U);
     set(rounds, settings.searchRounds, 2);
+    set(searchSeeds, settings.searchSeeds, 1U);
     set(heldBack, settings.heldBack, 2000);
     set(pretrainingEpochs, settings.pretrainingEpochs, 1);
   }

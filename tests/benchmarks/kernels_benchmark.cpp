@@ -39,16 +39,20 @@ std::string Name(BasisDistribution distribution, InstructionSet set) {
   return std::string(DistributionName(distribution)) + " " + std::string(InstructionSetName(set));
 }
 
-/// A factor, its coefficients and its gradient: all a kernel works on.
+/// A factor, its coefficients and its gradient: all a kernel works on. On cache lines in every build, as an
+/// adapter's gradient is: where Eigen puts a matrix depends on the compiler's flags.
 struct Operands {
   explicit Operands(const Shape& shape)
-      : factor(shape.length, shape.rank),
-        copy(shape.length, shape.rank),
+      : factor(memory[0].Reserve(static_cast<std::size_t>(shape.length * shape.rank)), shape.length,
+               shape.rank),
+        copy(memory[1].Reserve(static_cast<std::size_t>(shape.length * shape.rank)), shape.length,
+             shape.rank),
         coefficients(Vector<float>::Random(shape.bases)),
         products(shape.bases) {
     factor.setRandom();
   }
-  FactorMatrix<float> factor, copy;
+  nola::detail::ScratchBuffer<float> memory[2];
+  Eigen::Map<FactorMatrix<float>> factor, copy;
   Vector<float> coefficients, products;
 };
 

@@ -156,9 +156,9 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   /// Adds to the coefficients' gradient, given dLoss/dmatrix = activations^T * side.
   void Accumulate(std::size_t index, Factor which, const BuiltFactor& factor, const TensorRef<T>& activations,
                   const Tensor<T>& side) {
-    const Index size = factor.matrix.size();
-    if (factorGradient_.size() < size) factorGradient_.resize(size);
-    Eigen::Map<FactorMatrix<T>> gradient(factorGradient_.data(), factor.matrix.rows(), factor.matrix.cols());
+    Eigen::Map<FactorMatrix<T>> gradient(
+        factorGradient_.Reserve(static_cast<std::size_t>(factor.matrix.size())), factor.matrix.rows(),
+        factor.matrix.cols());
     detail::SetProduct(side.transpose(), activations, gradient.transpose());
     AccumulateCoefficientGradients<T>(generator_, which, gradient, this->Gradient(index).row(0).transpose(),
                                       workspace_);
@@ -167,7 +167,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   BasisGenerator generator_;
   BuiltFactor a_;
   BuiltFactor b_;
-  Vector<T> factorGradient_;  // of A, then of B transposed
+  detail::ScratchBuffer<T> factorGradient_;  // of A, then of B transposed
   BasisWorkspace<T> workspace_;
 };
 

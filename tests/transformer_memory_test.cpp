@@ -1,0 +1,85 @@
+// Memory of a transformer: what allocates nothing once warm, and what recomputation saves.
+#include "counting_allocator.hpp"
+
+#include <cstdint>
+#include <vector>
+
+#include "catch.hpp"
+#include "nola/adapters/adapt_layers.hpp"
+#include "nola/layers/transformer_decoder.hpp"
+#include "nola/training/loss.hpp"
+#include "nola/training/optimizer.hpp"
+
+using nola::Gradients;
+using nola::Index;
+using nola::Tensor;
+using test::AllocationsOf;
+
+namespace {
+
+/// A decoder with adapters on query and value, and a step of training on it.
+struct AdaptedDecoder {
+  nola::TransformerDecoder<float> network;
+  Tensor<float> tokens;
+  std::vector<std::int32_t> next;
+  Tensor<float> logits;
+  Tensor<float> gradient;
+  Tensor<float> unwanted;
+
+  AdaptedDecoder(Index blocks, Index rows)
+      : network({.vocabularySize = 11, .positions = 16, .width = 32, .blocks = blocks, .heads = 2}),
+        tokens(Tensor<float>::Constant(rows, 1, 3)),
+        next(static_cast<std::size_t>(rows), 4) {
+    nola::AdaptLayers<float>(network, {.targetModules = {"*.query", "*.value"}, .rank = 4, .numBasisA = 16});
+  }
+
+  void Step(nola::AdamW<float>& optimizer) {
+    network.Forward(tokens, logits, Gradients::parameters);
+    nola::SoftmaxCrossEntropy<float>(logits, next, gradient);
+    optimizer.ClearGradients();
+    network.Backward(gradient, unwanted);
+    optimizer.Step(0.01F);
+  }
+};
+
+/// Growth of the heap over the first step.
+std::int64_t PeakOfStep(Index blocks, bool recompute) {
+  AdaptedDecoder decoder(blocks, 512);
+  nola::SetRecompute<float>(decoder.network, recompute);
+  nola::AdamW<float> optimizer(decoder.network);
+  return test::PeakBytesOf([&] { decoder.Step(optimizer); });
+}
+
+}  // namespace
+
+TEST_CASE("a warm training step of a decoder with adapters allocates nothing") {
+  if (!test::kCountsAllocations) return;
+  AdaptedDecoder decoder(2, 32);
+  nola::AdamW<float> optimizer(decoder.network);
+  for (int warm = 0; warm < 2; ++warm) decoder.Step(optimizer);
+  REQUIRE(AllocationsOf([&] { decoder.Step(optimizer); }) == 0);
+}
+
+TEST_CASE("warm inference allocates nothing, nor does a token of cached generation") {
+  if (!test::kCountsAllocations) return;
+  const AdaptedDecoder decoder(2, 32);
+  Tensor<float> logits;
+  for (int warm = 0; warm < 2; ++warm) decoder.network.Infer(decoder.tokens, logits);
+  REQUIRE(AllocationsOf([&] { decoder.network.Infer(decoder.tokens, logits); }) == 0);
+  nola::KeyValueCache<float> cache = decoder.network.MakeCache();
+  for (Index token = 0; token < 16; ++token) {  // the scores grow by a key with each token
+    decoder.network.InferNext(decoder.tokens.row(token), cache, logits);
+  }
+  cache.SetLength(8);
+  REQUIRE(AllocationsOf([&] { decoder.network.InferNext(decoder.tokens.row(8), cache, logits); }) == 0);
+}
+
+TEST_CASE("with recomputation another block costs little more than its input") {
+  if (!test::kCountsAllocations) return;
+  const std::int64_t kept = (PeakOfStep(8, false) - PeakOfStep(2, false)) / 6;
+  const std::int64_t recomputed = (PeakOfStep(8, true) - PeakOfStep(2, true)) / 6;
+  const std::int64_t input = 512 * 32 * 4;
+  CAPTURE(kept, recomputed, input);
+  REQUIRE(kept > 10 * input);
+  REQUIRE(recomputed < 3 * input);  // Sequential's copy and the block's, and the optimizer's few numbers
+}
