@@ -118,12 +118,13 @@ Options Parse(CLI::App& app, int argc, char** argv) {
       app.add_option("--workers", settings.workers, "training runs at a time; changes no result")
           ->check(CLI::Range(1, 1024))
           ->capture_default_str();
-  CLI::Option* quickFlag = app.add_flag(
-      "--quick", quick,
-      "a rough table within a minute: 5000 images, 3 seeds, 2 search rounds of one seed, 2000 images held back, "
-      "1 pre-training epoch, where not given otherwise");
-  for (CLI::Option* training : {methods, loraRanks, rank, layers, bases, distribution, seeds, images,
-                                heldBack, epochs, pretrainingEpochs, batch, rounds, searchSeeds, workers, quickFlag}) {
+  CLI::Option* quickFlag = app.add_flag("--quick", quick,
+                                        "a rough table within a minute: 5000 images, 3 seeds, 2 search "
+                                        "rounds of one seed, 2000 images held back, "
+                                        "1 pre-training epoch, where not given otherwise");
+  for (CLI::Option* training :
+       {methods, loraRanks, rank, layers, bases, distribution, seeds, images, heldBack, epochs,
+        pretrainingEpochs, batch, rounds, searchSeeds, workers, quickFlag}) {
     test->excludes(training);
   }
   app.parse(argc, argv);
