@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import subprocess
 
 
@@ -49,14 +50,19 @@ def pivot(rows, title, columns, cell):
 
 
 def plain_o2_bars(rows):
-    """The same kernels in a program compiled with plain -O2 take at most a tenth longer."""
-    times = {(row["source"], row["group"], row["name"]): row["seconds"] for row in rows if "seconds" in row}
-    for (source, group, name), seconds in list(times.items()):
-        other = times.get((source + "-o2", group, name))
-        if source == "kernels" and name in ("rademacher avx512", "hadamard avx512") and other and " k = 1024" in group:
-            if group.startswith("factor"):
-                continue
-            ratio = other / seconds
+    """The same kernels in a program compiled with plain -O2 take at most a tenth longer: the median over the turns that
+    the two programs take, since a machine has slower minutes."""
+    times = {}
+    for row in rows:
+        program, _, turn = row["source"].partition("-again-")
+        if program in ("kernels", "kernels-o2") and "seconds" in row:
+            times.setdefault((row["group"], row["name"]), {})[program, turn] = row["seconds"]
+    for (group, name), runs in times.items():
+        ratios = [runs["kernels-o2", turn] / seconds for (program, turn), seconds in runs.items()
+                  if program == "kernels" and ("kernels-o2", turn) in runs]
+        is_bar = name in ("rademacher avx512", "hadamard avx512") and " k = 1024" in group
+        if is_bar and not group.startswith("factor") and ratios:
+            ratio = statistics.median(ratios)
             yield {"source": "kernels-o2", "group": group, "name": name + ", plain -O2 / native",
                    "value": ratio, "at_most": 1.1, "holds": int(ratio <= 1.1)}
 
@@ -72,7 +78,8 @@ def main():
         if arguments.json and path.resolve() == pathlib.Path(arguments.json).resolve():
             continue
         rows += [dict(row, source=path.stem) for row in json.loads(path.read_text(encoding="utf-8"))]
-    rows += plain_o2_bars(rows)
+    rows += list(plain_o2_bars(rows))
+    rows = [row for row in rows if "-again-" not in row["source"]]
     facts = machine()
     try:
         version = subprocess.run([arguments.compiler, "--version"], capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds nola's benchmarks, runs them all and prints one table as Markdown; the figures also go to a JSON file.
-# On Debian it first installs what is missing (root or sudo). Leave the machine alone meanwhile: about ten minutes.
+# On Debian it first installs what is missing (root or sudo). Leave the machine alone meanwhile: about twenty minutes.
 #   tests/benchmarks/run.sh            the table
 #   tests/benchmarks/run.sh --quick    sizes that only show that everything runs
 # One thread, but for the row that says so. OPENBLAS_CORETYPE is passed on to PyTorch as it is set, and PyTorch's products
@@ -46,6 +46,10 @@ run() {  # run NAME PROGRAM ARGUMENT...: its rows go to NAME.json
 python=$(command -v /usr/bin/python3 || command -v python3)
 run kernels "$programs/kernels_benchmark"
 run kernels-o2 "$programs/kernels_benchmark_o2"
+for turn in 1 2; do
+  run kernels-again-$turn "$programs/kernels_benchmark"
+  run kernels-o2-again-$turn "$programs/kernels_benchmark_o2"
+done
 run step "$programs/step_benchmark"
 run step-o2 "$programs/step_benchmark_o2"
 run memory "$programs/memory_benchmark"
