@@ -171,7 +171,7 @@ TEST_CASE("a decoder with adapters alone learns a sequence, and its frozen weigh
     decoder.Backward(gradient, unwanted);
     optimizer.Step(0.05F);
   }
-  REQUIRE(loss < first / 4);
+  REQUIRE(loss < first / 3);
   REQUIRE(SameBits(*decoder.TryGetParameter("token_embedding.weight"), *table));
 }
 

@@ -1,0 +1,313 @@
+// The GPT-2 example: its tokenizer, the model in Hugging Face's layout, training on text and generation.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "byte_pair_tokenizer.hpp"
+#include "catch.hpp"
+#include "generation.hpp"
+#include "gpt2_model.hpp"
+#include "nola/adapters/adapt_layers.hpp"
+#include "nola/io/load_adapters.hpp"
+#include "nola/io/safetensors_writer.hpp"
+#include "nola/io/save_adapters.hpp"
+
+using nlohmann::json;
+using nola::FileError;
+using nola::Index;
+using nola::Tensor;
+
+namespace {
+
+json Golden() {
+  std::ifstream file(NOLA_GOLDEN_DIRECTORY "/gpt2.json");
+  return json::parse(file);
+}
+
+/// A directory that goes when the test does.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string name = (std::filesystem::temp_directory_path() / "gpt2_test_XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
+    path_ = name;
+  }
+  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const std::filesystem::path& Path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+std::string Utf8(unsigned code) {
+  if (code < 0x80) return {static_cast<char>(code)};
+  return {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 0x3F))};
+}
+
+/// vocab.json and merges.txt as the golden script has them.
+void WriteTokenizer(const json& golden, const std::filesystem::path& directory) {
+  json vocabulary;
+  unsigned next = 256;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const bool prints = (byte >= 33 && byte < 127) || (byte >= 161 && byte < 173) || byte >= 174;
+    vocabulary[Utf8(prints ? byte : next++)] = byte;
+  }
+  std::ofstream merges(directory / "merges.txt");
+  merges << "#version: 0.2\n";
+  for (const auto& merge : golden["merges"]) {
+    auto token = merge.get<std::string>();
+    merges << token << "\n";
+    token.erase(token.find(' '), 1);
+    vocabulary[token] = vocabulary.size();
+  }
+  vocabulary["<|endoftext|>"] = vocabulary.size();
+  std::ofstream(directory / "vocab.json") << vocabulary;
+}
+
+using Entries = std::vector<nola::SafetensorsEntry>;
+
+/// The weights that follow the golden script's rule.
+Entries Weights(const json& golden, const std::string& prefix) {
+  Entries entries;
+  for (std::size_t order = 0; order < golden["names"].size(); ++order) {
+    const auto shape = golden["shapes"][order].get<std::vector<Index>>();
+    Index count = 1;
+    for (const Index extent : shape) count *= extent;
+    std::vector<float> values;
+    for (Index i = 0; i < count; ++i) {
+      const auto n = static_cast<double>(order);
+      values.push_back(static_cast<float>(0.5 * std::sin(0.7 * static_cast<double>(i) * (n + 1) + n)));
+    }
+    std::vector<std::byte> bytes(values.size() * sizeof(float));
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+    entries.push_back(nola::BytesEntry(prefix + golden["names"][order].get<std::string>(),
+                                       nola::NumberType::f32, shape, std::move(bytes)));
+  }
+  return entries;
+}
+
+/// A whole model directory; `change` may spoil it.
+void WriteModel(const std::filesystem::path& directory, const std::string& prefix = "",
+                const std::function<void(json&, Entries&)>& change = {}) {
+  const json golden = Golden();
+  WriteTokenizer(golden, directory);
+  json config = golden["config"];
+  Entries weights = Weights(golden, prefix);
+  if (change) change(config, weights);
+  std::ofstream(directory / "config.json") << config;
+  nola::WriteSafetensors(directory / "model.safetensors", weights);
+}
+
+Tensor<float> Column(const text::Tokens& tokens) {
+  Tensor<float> column(static_cast<Index>(tokens.size()), 1);
+  for (Index i = 0; i < column.rows(); ++i) {
+    column(i, 0) = static_cast<float>(tokens[static_cast<std::size_t>(i)]);
+  }
+  return column;
+}
+
+/// A text of one short period: easy to learn.
+text::Tokens Periodic(std::size_t length) {
+  text::Tokens tokens;
+  for (std::size_t i = 0; i < length; ++i) tokens.push_back(static_cast<std::int32_t>("nola "[i % 5]));
+  return tokens;
+}
+
+}  // namespace
+
+TEST_CASE("words are cut as GPT-2's regular expression cuts them") {
+  for (const auto& entry : Golden()["texts"]) {
+    const auto whole = entry["text"].get<std::string>();
+    INFO(whole);
+    std::vector<std::string> words;
+    for (const std::string_view word : text::SplitWords(whole)) words.emplace_back(word);
+    REQUIRE(words == entry["words"].get<std::vector<std::string>>());
+  }
+}
+
+TEST_CASE("texts become GPT-2's tokens and back again") {
+  const TemporaryDirectory directory;
+  const json golden = Golden();
+  WriteTokenizer(golden, directory.Path());
+  const text::BytePairTokenizer tokenizer(directory.Path() / "vocab.json", directory.Path() / "merges.txt");
+  for (const auto& entry : golden["texts"]) {
+    const auto whole = entry["text"].get<std::string>();
+    INFO(whole);
+    const text::Tokens tokens = tokenizer.Encode(whole);
+    REQUIRE(tokens == entry["tokens"].get<text::Tokens>());
+    REQUIRE(tokenizer.Decode(tokens) == whole);
+  }
+  REQUIRE(tokenizer.Decode(text::Tokens{tokenizer.VocabularySize() - 1}) == "<|endoftext|>");
+  REQUIRE_THROWS_AS(tokenizer.Decode(text::Tokens{tokenizer.VocabularySize()}), nola::ShapeError);
+}
+
+TEST_CASE("any bytes survive encoding and decoding") {
+  const TemporaryDirectory directory;
+  WriteTokenizer(Golden(), directory.Path());
+  const text::BytePairTokenizer tokenizer(directory.Path() / "vocab.json", directory.Path() / "merges.txt");
+  nola::RandomStream random(1);
+  std::string bytes = "\xC0\x80 \xED\xA0\x80 \xF5\x80\x80\x80 \xE2\x82";
+  for (int i = 0; i < 5000; ++i) bytes += static_cast<char>(random.NextBelow(256));
+  REQUIRE(tokenizer.Decode(tokenizer.Encode(bytes)) == bytes);
+}
+
+TEST_CASE("a tokenizer whose files do not fit is a FileError") {
+  const TemporaryDirectory directory;
+  const auto open = [&] {
+    text::BytePairTokenizer(directory.Path() / "vocab.json", directory.Path() / "merges.txt");
+  };
+  REQUIRE_THROWS_AS(open(), FileError);
+  json golden = Golden();
+  WriteTokenizer(golden, directory.Path());
+  REQUIRE_NOTHROW(open());
+  std::ofstream(directory.Path() / "merges.txt") << "q z\n";
+  REQUIRE_THROWS_AS(open(), FileError);
+  std::ofstream(directory.Path() / "vocab.json") << R"({"a": 0})";
+  REQUIRE_THROWS_AS(open(), FileError);
+  std::ofstream(directory.Path() / "vocab.json") << R"({"a": )";
+  REQUIRE_THROWS_AS(open(), FileError);
+}
+
+TEST_CASE("a model in Hugging Face's files computes what GPT-2's definition computes") {
+  const TemporaryDirectory directory;
+  WriteModel(directory.Path(), GENERATE("", "transformer."));
+  const auto network = text::LoadGpt2(directory.Path());
+  const json golden = Golden();
+  const Tensor<float> logits = network->Infer(Column(golden["tokens"].get<text::Tokens>()));
+  for (Index i = 0; i < logits.cols(); ++i) {
+    const double expected = golden["logits_of_last"][static_cast<std::size_t>(i)].get<double>();
+    REQUIRE(static_cast<double>(logits(logits.rows() - 1, i)) == Approx(expected).margin(2e-5));
+  }
+  for (Index row = 0; row < logits.rows(); ++row) {
+    const double expected = golden["logit_sums"][static_cast<std::size_t>(row)].get<double>();
+    REQUIRE(static_cast<double>(logits.row(row).cwiseAbs().sum()) == Approx(expected).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("a head of its own is read, and masks beside the weights are passed over") {
+  const TemporaryDirectory directory;
+  WriteModel(directory.Path(), "", [](json& config, Entries& weights) {
+    config["tie_word_embeddings"] = false;
+    nola::SafetensorsEntry head = weights[0];  // the same numbers as the token embedding
+    head.name = "lm_head.weight";
+    weights.push_back(head);
+    weights.push_back(
+        nola::BytesEntry("h.0.attn.bias", nola::NumberType::u8, {1, 1, 2, 2}, std::vector<std::byte>(4)));
+  });
+  const auto untied = text::LoadGpt2(directory.Path());
+  REQUIRE_FALSE(untied->HasTiedHead());
+  const json golden = Golden();
+  const Tensor<float> logits = untied->Infer(Column(golden["tokens"].get<text::Tokens>()));
+  REQUIRE(static_cast<double>(logits(6, 3)) ==
+          Approx(golden["logits_of_last"][3].get<double>()).margin(2e-5));
+}
+
+TEST_CASE("a model that is not whole or not a GPT-2 is a FileError that says what is wrong") {
+  const auto reason = [](const std::function<void(json&, Entries&)>& change) {
+    const TemporaryDirectory directory;
+    WriteModel(directory.Path(), "", change);
+    try {
+      text::LoadGpt2(directory.Path());
+    } catch (const FileError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const auto has = [](const std::string& message, const std::string& part) {
+    INFO(message);
+    return message.find(part) != std::string::npos;
+  };
+  REQUIRE(has(reason([](json&, Entries& weights) { weights.pop_back(); }), "final_norm.bias"));
+  REQUIRE(has(reason([](json& config, Entries&) { config["n_layer"] = 1; }), "h.1."));
+  REQUIRE(has(reason([](json& config, Entries&) { config["n_layer"] = 3; }), "blocks.2."));
+  REQUIRE(has(reason([](json& config, Entries&) { config["n_embd"] = 12; }), "is ["));
+  REQUIRE(has(reason([](json& config, Entries&) { config["n_head"] = 3; }), "heads"));
+  REQUIRE(has(reason([](json& config, Entries&) { config["n_head"] = 0; }), "n_head"));
+  REQUIRE(has(reason([](json& config, Entries&) { config.erase("n_embd"); }), "n_embd"));
+  REQUIRE(has(reason([](json& config, Entries&) { config["model_type"] = "llama"; }), "llama"));
+  REQUIRE(has(reason([](json& config, Entries&) { config["activation_function"] = "relu"; }), "relu"));
+  REQUIRE(has(reason([](json& config, Entries&) { config["layer_norm_epsilon"] = "x"; }), "another type"));
+  REQUIRE(has(reason([](json&, Entries& weights) { weights[2].name = "h.0.ln_9.weight"; }), "ln_9"));
+  REQUIRE(has(reason([](json&, Entries& weights) { weights[2].name = "h.weight"; }), "h.weight"));
+  const TemporaryDirectory empty;
+  REQUIRE_THROWS_AS(text::LoadGpt2(empty.Path()), FileError);
+}
+
+TEST_CASE("a network learns a text and writes it, and adapters learn another and survive a file") {
+  const TemporaryDirectory directory;
+  const nola::TransformerDecoderOptions options{
+      .vocabularySize = 128, .positions = 20, .width = 16, .blocks = 2, .heads = 2};
+  text::Network network(options);
+  network.SetSequenceLength(10);
+  const text::Tokens tokens = Periodic(400);
+  const double before = text::CrossEntropy(network, tokens);
+  text::Train(network, tokens, {.steps = 60, .batchSize = 4, .learningRate = 0.02});
+  REQUIRE(text::CrossEntropy(network, tokens) < before / 2);
+  text::Train(network, tokens, {.steps = 200, .batchSize = 4, .learningRate = 0.01});
+  std::string written;
+  text::Generate(network, text::Tokens{'n', 'o', 'l', 'a', ' ', 'n'}, 40, {.temperature = 0},
+                 [&](auto token) {
+                   written += static_cast<char>(token);
+                   return true;
+                 });
+  REQUIRE(written == "ola nola nola nola nola nola nola nola n");
+
+  const auto fresh = network.Clone();
+  text::Tokens upper = tokens;
+  for (std::int32_t& token : upper) token = token == ' ' ? ' ' : token - 32;
+  const double unadapted = text::CrossEntropy(network, upper);
+  nola::AdaptLayers<float>(network, {.targetModules = {"blocks.*"}, .rank = 8});
+  nola::SetRecompute<float>(network, true);
+  text::Train(network, upper, {.steps = 150, .batchSize = 4, .learningRate = 0.05});
+  const double adapted = text::CrossEntropy(network, upper);
+  REQUIRE(adapted < unadapted / 2);
+
+  nola::SaveAdapters<float>(network, directory.Path() / "adapter.safetensors");
+  auto& loaded = dynamic_cast<text::Network&>(*fresh);
+  nola::LoadAdapters<float>(loaded, directory.Path() / "adapter.safetensors");
+  REQUIRE(text::CrossEntropy(loaded, upper) == Approx(adapted));
+}
+
+TEST_CASE("cross-entropy over a text counts every token once, whatever its length") {
+  text::Network network({.vocabularySize = 128, .positions = 8, .width = 8, .blocks = 1, .heads = 1});
+  network.SetSequenceLength(8);
+  network.SetParameters(nola::Vector<float>::Zero(network.ParameterCount()));
+  for (const std::size_t length : {2U, 8U, 9U, 10U, 17U, 3000U}) {
+    REQUIRE(text::CrossEntropy(network, Periodic(length)) == Approx(std::log(128.0)));
+  }
+  REQUIRE_THROWS_AS(text::CrossEntropy(network, Periodic(1)), nola::ShapeError);
+  REQUIRE_THROWS_AS(text::Train(network, Periodic(8), {.steps = 1}), nola::ShapeError);
+}
+
+TEST_CASE("sampling keeps to the top k, follows the temperature and repeats with its seed") {
+  Tensor<float> logits(1, 5);
+  logits << 0, 3, 1, 2, -1;
+  const auto counts = [&](const text::SamplingOptions& options) {
+    nola::RandomStream random(options.seed);
+    std::vector<int> drawn(5, 0);
+    for (int i = 0; i < 4000; ++i) ++drawn[static_cast<std::size_t>(text::Sample(logits, options, random))];
+    return drawn;
+  };
+  REQUIRE(counts({.temperature = 0, .topK = 0}) == std::vector<int>{0, 4000, 0, 0, 0});
+  REQUIRE(counts({.temperature = 1, .topK = 1}) == std::vector<int>{0, 4000, 0, 0, 0});
+  const std::vector<int> two = counts({.temperature = 1, .topK = 2});
+  REQUIRE(two[1] + two[3] == 4000);
+  REQUIRE(two[1] == Approx(4000 / (1 + std::exp(-1.0))).margin(120));  // four deviations
+  const std::vector<int> hot = counts({.temperature = 100, .topK = 0});
+  REQUIRE(*std::min_element(hot.begin(), hot.end()) > 650);
+  REQUIRE(counts({.temperature = 1, .topK = 0}) == counts({.temperature = 1, .topK = 0}));
+  nola::RandomStream random(1);
+  REQUIRE_THROWS_AS(text::Sample(logits, {.temperature = -1}, random), nola::ConfigError);
+  REQUIRE_THROWS_AS(text::Sample(logits, {.topK = -1}, random), nola::ConfigError);
+}
