@@ -119,6 +119,13 @@ TEST_CASE("patterns choose by path: all, one, a block, none") {
           }) == "AdaptLayers: 'nothing' matches no dense layer");
 }
 
+TEST_CASE("a network behind a pointer takes its configuration in braces, and a null one is refused") {
+  const Network network;
+  REQUIRE(AdaptLayers(network.root, {.targetModules = {"*.query", "*.value"}, .rank = 1}) == kQueryAndValue);
+  const std::shared_ptr<nola::ILayer<double>> none;
+  REQUIRE_THROWS_AS(AdaptLayers(none, {.rank = 1}), ConfigError);
+}
+
 TEST_CASE("each adapter has the settings asked for and a stream of its own") {
   const Network network;
   AdaptLayers(network.root, Config({"*.query", "*.value"}));

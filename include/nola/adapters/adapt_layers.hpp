@@ -158,6 +158,12 @@ std::vector<std::string> MergeAdapters(ILayer<T>& network) {
 }
 
 /// @copydoc AdaptLayers
+template <class Layer>
+std::vector<std::string> AdaptLayers(const std::shared_ptr<Layer>& network, const AdapterConfig& config) {
+  if (!network) throw ConfigError("AdaptLayers: the network is null");
+  return AdaptLayers(*network, config);
+}
+/// @copydoc AdaptLayers
 template <class Layer, class... Arguments>
 std::vector<std::string> AdaptLayers(const std::shared_ptr<Layer>& network, Arguments&&... arguments) {
   if (!network) throw ConfigError("AdaptLayers: the network is null");
