@@ -1,4 +1,4 @@
-// Memory of a transformer: what allocates nothing once warm.
+// Memory of a transformer: what allocates nothing once warm, and what recomputation saves.
 #include "counting_allocator.hpp"
 
 #include <cstdint>
@@ -42,6 +42,14 @@ struct AdaptedDecoder {
   }
 };
 
+/// Growth of the heap over the first step.
+std::int64_t PeakOfStep(Index blocks, bool recompute) {
+  AdaptedDecoder decoder(blocks, 512);
+  nola::SetRecompute<float>(decoder.network, recompute);
+  nola::AdamW<float> optimizer(decoder.network);
+  return test::PeakBytesOf([&] { decoder.Step(optimizer); });
+}
+
 }  // namespace
 
 TEST_CASE("a warm training step of a decoder with adapters allocates nothing") {
@@ -64,4 +72,14 @@ TEST_CASE("warm inference allocates nothing, nor does a token of cached generati
   }
   cache.SetLength(8);
   REQUIRE(AllocationsOf([&] { decoder.network.InferNext(decoder.tokens.row(8), cache, logits); }) == 0);
+}
+
+TEST_CASE("with recomputation another block costs little more than its input") {
+  if (!test::kCountsAllocations) return;
+  const std::int64_t kept = (PeakOfStep(8, false) - PeakOfStep(2, false)) / 6;
+  const std::int64_t recomputed = (PeakOfStep(8, true) - PeakOfStep(2, true)) / 6;
+  const std::int64_t input = 512 * 32 * 4;
+  CAPTURE(kept, recomputed, input);
+  REQUIRE(kept > 10 * input);
+  REQUIRE(recomputed < 3 * input);  // Sequential's copy and the block's, and the optimizer's few numbers
 }

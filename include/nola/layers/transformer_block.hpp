@@ -97,6 +97,7 @@ class TransformerBlock final : public LayerBase<T> {
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
     if (recomputes_) {
       ComputeInference(input, output);
+      ForgetForward();  // or every block would hold on to the scratch of its layers until its turn to go back
       kept_ = input;
     } else {
       ForwardChildren(input, output, wanted);
