@@ -10,13 +10,13 @@ rm -rf "$directory"
 
 for workers in 1 2; do
   "$program" --output "$directory/$workers" --workers "$workers" --methods none,lora,nola --lora-ranks 1 --rank 16 \
-    --bases 32 --images 1000 --held-back 500 --epochs 1 --pretraining-epochs 1 --seeds 1 --search-rounds 1
+    --bases 32 --images 1000 --held-back 500 --epochs 1 --pretraining-epochs 1 --seeds 1 --search-rounds 1 --search-seeds 2
   cut -d, -f1-7 "$directory/$workers/runs.csv" >"$directory/$workers/accuracies"
 done
 cmp "$directory/1/accuracies" "$directory/2/accuracies"
 cmp "$directory/1/base.safetensors" "$directory/2/base.safetensors"
 [ "$(wc -l <"$directory/1/results.csv")" = 4 ]
-[ "$(wc -l <"$directory/1/runs.csv")" = 11 ]
+[ "$(wc -l <"$directory/1/runs.csv")" = 19 ]
 
 adapter=$(ls "$directory"/1/adapters/NOLA*)
 cmp "$adapter" "${adapter/\/1\///2/}"
