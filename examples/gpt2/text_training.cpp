@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include "nola/random/random_stream.hpp"
 #include "nola/training/loss.hpp"
@@ -48,10 +47,11 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
   nola::RandomStream random(options.seed, nola::RandomPurpose::shuffle);
   std::vector<Index> batch(static_cast<std::size_t>(options.batchSize));
   Tensor<float> inputs;
-  Tensor<float> logits;
-  Tensor<float> gradient;
-  Tensor<float> unwanted;
+  nola::detail::Update<float> update;
   Tokens labels;
+  const auto loss = [&](const Tensor<float>& logits, Tensor<float>& gradient) {
+    return nola::SoftmaxCrossEntropy<float>(logits, labels, gradient);
+  };
   double sum = 0;
   Index counted = 0;
   const auto start = std::chrono::steady_clock::now();
@@ -60,22 +60,13 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
       place = static_cast<Index>(random.NextBelow(static_cast<std::uint64_t>(places)));
     }
     Gather(tokens, batch, length, inputs, labels);
-    network.Forward(inputs, logits, nola::Gradients::parameters);
-    const double loss = static_cast<double>(nola::SoftmaxCrossEntropy<float>(logits, labels, gradient));
-    if (!std::isfinite(loss)) {
-      throw nola::StateError(nola::detail::Message("Train: the loss is ", loss, " at step ", step));
-    }
-    optimizer.ClearGradients();
-    network.Backward(gradient, unwanted);
-    nola::TrainingProgress progress{.step = step + 1, .totalSteps = options.steps, .loss = loss};
-    progress.gradientNorm = static_cast<double>(
-        nola::ClipGradientNorm<float>(optimizer.Parameters(), static_cast<float>(options.maxGradientNorm)));
-    progress.learningRate = schedule(step);
-    optimizer.Step(static_cast<float>(progress.learningRate));
+    nola::TrainingProgress progress{
+        .step = step, .totalSteps = options.steps, .learningRate = schedule(step)};
+    update.Run(network, optimizer, inputs, options.maxGradientNorm, loss, progress);
     progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (options.onStep) options.onStep(progress);
     if (step >= options.steps - std::max<Index>(1, options.steps / 10)) {
-      sum += loss;
+      sum += progress.loss;
       ++counted;
     }
   }

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <chrono>
+#include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <numeric>
@@ -28,6 +30,44 @@ struct TrainingProgress {
   double gradientNorm = 0;  ///< before clipping; 0 without clipping
   double seconds = 0;       ///< since Run began
 };
+
+namespace detail {
+
+/// What a training step does with a batch, and the memory that it keeps from step to step.
+template <std::floating_point T>
+class Update {
+ public:
+  /// A batch forward, backward, and an update with progress.learningRate; the rest of the progress is filled
+  /// in and its step counted. @param loss  of (output, gradient): the batch's loss and its gradient by the
+  /// output.
+  /// @param maxGradientNorm  0 does not clip
+  /// @throws StateError if the loss is NaN or infinite, before the parameters change.
+  template <class Loss>
+  void Run(ILayer<T>& network, Optimizer<T>& optimizer, const TensorRef<T>& batch, double maxGradientNorm,
+           const Loss& loss, TrainingProgress& progress) {
+    network.Forward(batch, output_, Gradients::parameters);
+    progress.loss = static_cast<double>(loss(output_, outputGradient_));
+    if (!std::isfinite(progress.loss)) {
+      throw StateError(Message("Trainer: the loss is ", progress.loss, " at step ", progress.step,
+                               "; a lower learning rate or clipping may help"));
+    }
+    optimizer.ClearGradients();
+    if (network.SupportsTraining()) network.Backward(outputGradient_, inputGradient_);
+    if (maxGradientNorm > 0) {
+      progress.gradientNorm =
+          static_cast<double>(ClipGradientNorm<T>(optimizer.Parameters(), static_cast<T>(maxGradientNorm)));
+    }
+    optimizer.Step(static_cast<T>(progress.learningRate));
+    ++progress.step;
+  }
+
+ private:
+  Tensor<T> output_;
+  Tensor<T> outputGradient_;
+  Tensor<T> inputGradient_;
+};
+
+}  // namespace detail
 
 struct TrainingOptions {
   Index epochs = 1;
@@ -120,24 +160,16 @@ class Trainer {
     batch_.resize(static_cast<Index>(batch.size()), inputs.cols());
     for (std::size_t i = 0; i < batch.size(); ++i) batch_.row(static_cast<Index>(i)) = inputs.row(batch[i]);
 
-    network_.Forward(batch_, output_, Gradients::parameters);
-    progress.loss = static_cast<double>(loss(output_, batch, outputGradient_));
-    if (!std::isfinite(progress.loss)) {
-      throw StateError(detail::Message("Trainer: the loss is ", progress.loss, " at step ", step_,
-                                       "; a lower learning rate or clipping may help"));
-    }
-    optimizer_.ClearGradients();
-    if (network_.SupportsTraining()) network_.Backward(outputGradient_, inputGradient_);
-    if (options_.maxGradientNorm > 0) {
-      progress.gradientNorm = static_cast<double>(
-          ClipGradientNorm<T>(optimizer_.Parameters(), static_cast<T>(options_.maxGradientNorm)));
-    }
+    progress.step = step_;
     const auto warmup =
         static_cast<Index>(options_.warmupFraction * static_cast<double>(progress.totalSteps));
     progress.learningRate =
         CosineSchedule(options_.learningRate, progress.totalSteps, warmup, options_.finalFraction)(step_);
-    optimizer_.Step(static_cast<T>(progress.learningRate));
-    progress.step = ++step_;
+    update_.Run(
+        network_, optimizer_, batch_, options_.maxGradientNorm,
+        [&](const Tensor<T>& output, Tensor<T>& gradient) { return loss(output, batch, gradient); },
+        progress);
+    step_ = progress.step;
     return progress;
   }
 
@@ -161,9 +193,7 @@ class Trainer {
   Index shuffledEpoch_ = -1;
   std::vector<Index> order_;
   Tensor<T> batch_;
-  Tensor<T> output_;
-  Tensor<T> outputGradient_;
-  Tensor<T> inputGradient_;
+  detail::Update<T> update_;
 };
 
 /// Softmax cross-entropy against one label for every row of the data set; the labels must outlive the
