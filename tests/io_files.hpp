@@ -1,4 +1,4 @@
-// A directory that goes away, files as bytes, a small network, and processes to kill: for the tests of io.
+// Files as bytes, a small network, and processes to kill: for the tests of io.
 #pragma once
 
 #include <sys/wait.h>
@@ -18,36 +18,11 @@
 
 #include "nola/io.hpp"
 #include "nola/nola.hpp"
+#include "temporary_directory.hpp"
 
 namespace test {
 
 using Bytes = std::vector<std::byte>;
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "nola_test_XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
-    path_ = name;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::permissions(path_, std::filesystem::perms::owner_all, ignored);
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-
-  const std::filesystem::path& Path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  std::size_t NumFiles() const {
-    const std::filesystem::directory_iterator begin(path_);
-    return static_cast<std::size_t>(std::distance(begin, std::filesystem::directory_iterator()));
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 inline Bytes ReadFile(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);

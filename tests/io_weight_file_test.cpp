@@ -40,7 +40,8 @@ nola::WeightFileOptions PyTorch() {
 TEMPLATE_TEST_CASE("saved weights come back bit for bit", "", float, double) {
   const TemporaryDirectory directory;
   const auto saved = SmallNetwork<TestType>(5);
-  SaveWeights(*saved, directory / "w");
+  SaveWeights(*saved, directory / "w", nola::NumberTypeOf<TestType>(), {{"task", "upright"}});
+  CHECK(nola::SafetensorsFile(directory / "w").Metadata().at("note.task") == "upright");
   const auto loaded = SmallNetwork<TestType>(6);
   const auto result = LoadWeights(*loaded, directory / "w");
   CHECK(result.success);

@@ -15,6 +15,8 @@
 #include <thread>
 #include <utility>
 
+#include "statistics.hpp"
+
 namespace fashion_mnist {
 namespace {
 
@@ -83,15 +85,15 @@ void ForEachRun(std::vector<Run>& runs, unsigned workers, const std::string& par
 }
 
 void Summarise(const std::vector<Run>& runs, MethodResult& result) {
-  const auto count = static_cast<double>(runs.size());
+  std::vector<double> accuracies;
   for (const Run& run : runs) {
-    result.meanAccuracy += run.accuracy / count;
-    result.cpuSeconds += run.cpuSeconds / count;
+    accuracies.push_back(run.accuracy);
+    result.cpuSeconds += run.cpuSeconds / static_cast<double>(runs.size());
     result.fileBytes += run.fileBytes;  // of the one run that was saved
   }
-  double squares = 0;
-  for (const Run& run : runs) squares += std::pow(run.accuracy - result.meanAccuracy, 2);
-  result.spread = runs.size() > 1 ? std::sqrt(squares / (count - 1)) : 0;
+  const examples::Statistics statistics = examples::MeanAndDeviation(accuracies);
+  result.meanAccuracy = statistics.mean;
+  result.spread = statistics.deviation;
 }
 
 std::vector<Run> RunsOf(const std::vector<Run>& runs, std::size_t method) {

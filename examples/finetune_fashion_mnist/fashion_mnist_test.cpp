@@ -2,7 +2,6 @@
 #include "fashion_mnist.hpp"
 
 #include <sys/resource.h>
-#include <unistd.h>
 #include <zlib.h>
 
 #include <filesystem>
@@ -10,6 +9,7 @@
 #include <string>
 
 #include "catch.hpp"
+#include "temporary_directory.hpp"
 
 namespace {
 
@@ -35,17 +35,15 @@ std::string Labels(std::uint32_t count, std::size_t bytes, char label = 3) {
 
 /// A directory of its own for each test case, removed at its end.
 struct Files {
-  std::filesystem::path directory =
-      std::filesystem::temp_directory_path() / ("nola_fashion_mnist_" + std::to_string(getpid()));
+  test::TemporaryDirectory owner;
+  const std::filesystem::path& directory = owner.Path();
   std::filesystem::path images = directory / "images.gz";
   std::filesystem::path labels = directory / "labels.gz";
 
   Files() {
-    std::filesystem::create_directories(directory);
     WriteGzip(images, Images(2, 2 * 784));
     WriteGzip(labels, Labels(2, 2));
   }
-  ~Files() { std::filesystem::remove_all(directory); }
 
   static void WritePlain(const std::filesystem::path& path, const std::string& bytes) {
     std::ofstream(path, std::ios::binary) << bytes;

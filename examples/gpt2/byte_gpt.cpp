@@ -1,5 +1,4 @@
 // A byte-level GPT, pre-trained on the King James Bible and adapted to the Jargon File by several methods.
-#include <sys/wait.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -21,11 +20,10 @@
 
 #include "generation.hpp"
 #include "nola/adapters/adapt_layers.hpp"
-#include "nola/io/safetensors.hpp"
-#include "nola/io/safetensors_writer.hpp"
 #include "nola/io/save_adapters.hpp"
-#include "nola/io/weight_fingerprint.hpp"
+#include "nola/io/weight_file.hpp"
 #include "nola/training/progress_line.hpp"
+#include "statistics.hpp"
 #include "text_training.hpp"
 
 namespace {
@@ -134,32 +132,19 @@ std::shared_ptr<text::Network> MakeNetwork(const Settings& settings) {
   return network;
 }
 
-std::uint64_t SaveWeights(const text::Network& network, const std::filesystem::path& path,
-                          const nola::SafetensorsMetadata& metadata) {
-  std::vector<nola::SafetensorsEntry> entries;
-  for (const nola::ConstParameter<float>& parameter : network.Parameters()) {
-    entries.push_back(nola::NumbersEntry<float>(
-        parameter.name, {parameter.value.rows(), parameter.value.cols()},
-        {parameter.value.data(), static_cast<std::size_t>(parameter.value.size())}));
-  }
-  return nola::WriteSafetensors(path, entries, metadata);
-}
-
 /// The pre-trained network, from the output directory if it was made with the same settings before.
 std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
   const std::filesystem::path path = settings.output / "pretrained.safetensors";
-  const nola::SafetensorsMetadata metadata{
-      {"made_with", nola::detail::Message("width ", settings.width, ", blocks ", settings.blocks, ", heads ",
-                                          settings.heads, ", context ", settings.context, ", steps ",
-                                          settings.pretrainSteps, ", batch ", settings.batchSize, ", text '",
-                                          settings.pretrainText, "'")}};
+  const std::string madeWith = nola::detail::Message(
+      "width ", settings.width, ", blocks ", settings.blocks, ", heads ", settings.heads, ", context ",
+      settings.context, ", steps ", settings.pretrainSteps, ", batch ", settings.batchSize, ", text '",
+      settings.pretrainText, "'");
   auto network = MakeNetwork(settings);
   if (std::filesystem::exists(path)) {
     const nola::SafetensorsFile file(path);
-    if (file.Metadata() == metadata) {
-      std::map<std::string, nola::Tensor<float>> weights;
-      for (const auto& entry : file.Tensors()) weights[entry.first] = file.ReadMatrix<float>(entry.first);
-      network->LoadWeights(weights, {}, true);
+    const auto made = file.Metadata().find("note.made_with");
+    if (made != file.Metadata().end() && made->second == madeWith) {
+      nola::LoadWeights<float>(*network, file);
       std::cout << "pre-trained network read from " << path.string() << "\n";
       return network;
     }
@@ -176,7 +161,7 @@ std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
                .onStep = [&](const nola::TrainingProgress& progress) { line(progress); }});
   std::cout << "pre-trained: " << std::fixed << std::setprecision(3) << BitsPerCharacter(*network, parts.test)
             << " bits per character on held-out text\n";
-  SaveWeights(*network, path, metadata);
+  nola::SaveWeights<float>(*network, path, nola::NumberType::f32, {{"made_with", madeWith}});
   return network;
 }
 
@@ -221,17 +206,8 @@ struct Result {
   std::vector<double> bits;  ///< on the test text, a seed each
   double seconds = 0;        ///< of one training
 
-  double Mean() const {
-    double sum = 0;
-    for (const double value : bits) sum += value;
-    return sum / static_cast<double>(bits.size());
-  }
-  double Deviation() const {
-    if (bits.size() < 2) return 0;
-    double sum = 0;
-    for (const double value : bits) sum += (value - Mean()) * (value - Mean());
-    return std::sqrt(sum / static_cast<double>(bits.size() - 1));
-  }
+  double Mean() const { return examples::MeanAndDeviation(bits).mean; }
+  double Deviation() const { return examples::MeanAndDeviation(bits).deviation; }
 };
 
 /// One method through the search that all go through: from its first rate by factors of 2 uphill until the
@@ -249,7 +225,7 @@ class MethodStudy {
     Result result{method_.name, bestNetwork_->ParameterCount(), 0, Rate(best_), {}, seconds_};
     const std::filesystem::path file = settings_.output / (method_.name + ".safetensors");
     result.fileBytes = nola::FindAdapters<float>(*bestNetwork_).empty()
-                           ? SaveWeights(*bestNetwork_, file, {})
+                           ? nola::SaveWeights<float>(*bestNetwork_, file)
                            : nola::SaveAdapters<float>(*bestNetwork_, file).fileBytes;
     result.bits.push_back(BitsPerCharacter(*bestNetwork_, parts_.test));
     for (Index seed = 1; seed < settings_.seeds; ++seed) {

@@ -120,6 +120,7 @@ BytePairTokenizer::BytePairTokenizer(const std::filesystem::path& vocabulary,
   const auto characters = CharactersOfBytes();
   std::unordered_map<std::string, std::int32_t> indices;
   tokens_.resize(json.size());
+  std::size_t bytesFound = 0;
   for (const auto& [token, index] : json.items()) {
     if (!index.is_number_unsigned() || index.get<std::uint64_t>() >= tokens_.size()) {
       fail(vocabulary, "the indices are not 0.." + std::to_string(tokens_.size() - 1));
@@ -127,12 +128,8 @@ BytePairTokenizer::BytePairTokenizer(const std::filesystem::path& vocabulary,
     const auto bytes = ToBytes(token, characters);
     if (!indices.emplace(token, index.get<std::int32_t>()).second) fail(vocabulary, "a token comes twice");
     tokens_[index.get<std::size_t>()] = bytes ? *bytes : token;
-  }
-  std::size_t bytesFound = 0;
-  for (const auto& [token, index] : indices) {
-    const auto bytes = ToBytes(token, characters);
     if (!bytes || bytes->size() != 1) continue;
-    byteTokens_[static_cast<unsigned char>(bytes->front())] = index;
+    byteTokens_[static_cast<unsigned char>(bytes->front())] = index.get<std::int32_t>();
     ++bytesFound;
   }
   if (bytesFound != byteTokens_.size()) fail(vocabulary, "there is not a token for every byte");

@@ -1,9 +1,6 @@
 // The GPT-2 example: its tokenizer, the model in Hugging Face's layout, training on text and generation.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -20,11 +17,13 @@
 #include "nola/io/load_adapters.hpp"
 #include "nola/io/safetensors_writer.hpp"
 #include "nola/io/save_adapters.hpp"
+#include "temporary_directory.hpp"
 
 using nlohmann::json;
 using nola::FileError;
 using nola::Index;
 using nola::Tensor;
+using test::TemporaryDirectory;
 
 namespace {
 
@@ -32,23 +31,6 @@ json Golden() {
   std::ifstream file(NOLA_GOLDEN_DIRECTORY "/gpt2.json");
   return json::parse(file);
 }
-
-/// A directory that goes when the test does.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "gpt2_test_XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
-    path_ = name;
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& Path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 std::string Utf8(unsigned code) {
   if (code < 0x80) return {static_cast<char>(code)};

@@ -16,6 +16,7 @@
 
 #include "adaptation.hpp"
 #include "bigrams.hpp"
+#include "statistics.hpp"
 
 namespace {
 
@@ -157,10 +158,9 @@ Row RunMethod(const Detector& shipped, const Method& method, const TableArgument
   }
   const auto count = static_cast<double>(accuracies.size());
   row.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / count;
-  row.mean = std::accumulate(accuracies.begin(), accuracies.end(), 0.0) / count;
-  double squares = 0;
-  for (const double accuracy : accuracies) squares += (accuracy - row.mean) * (accuracy - row.mean);
-  row.deviation = count > 1 ? std::sqrt(squares / (count - 1)) : 0;
+  const examples::Statistics statistics = examples::MeanAndDeviation(accuracies);
+  row.mean = statistics.mean;
+  row.deviation = statistics.deviation;
   std::tie(row.least, row.most) = [&] {
     const auto [least, most] = std::minmax_element(accuracies.begin(), accuracies.end());
     return std::pair(*least, *most);

@@ -1,7 +1,5 @@
 // What the language detector promises about its parts. The whole is compared with the npm package itself by
 // compare_with_package.sh.
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -10,6 +8,7 @@
 #include "adaptation.hpp"
 #include "bigrams.hpp"
 #include "catch.hpp"
+#include "temporary_directory.hpp"
 #include "tfjs_weights.hpp"
 #include "wide_and_deep.hpp"
 
@@ -23,16 +22,8 @@ using nola::Tensor;
 
 /// A new directory, removed at the end.
 struct Directory {
-  std::filesystem::path path = std::filesystem::temp_directory_path() / Name();
-
-  static std::string Name() {
-    static int count = 0;
-    return "nola_language_detector_" + std::to_string(getpid()) + "_" + std::to_string(count++);
-  }
-  Directory() { std::filesystem::create_directories(path); }
-  ~Directory() { std::filesystem::remove_all(path); }
-  Directory(const Directory&) = delete;
-  Directory& operator=(const Directory&) = delete;
+  test::TemporaryDirectory owner;
+  const std::filesystem::path& path = owner.Path();
 
   void Write(const std::string& name, const std::string& bytes) const {
     std::filesystem::create_directories((path / name).parent_path());

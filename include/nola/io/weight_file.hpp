@@ -165,13 +165,15 @@ WeightLoadResult LoadWeights(ILayer<T>& network, const std::filesystem::path& pa
 
 /// Writes every parameter of a network, in its own orientation, as LoadWeights reads it back. Replaces the
 /// file as a whole (see AtomicFile).
-/// @param type  f64, f32, f16 or bf16. @return the size of the file in bytes.
+/// @param type  f64, f32, f16 or bf16. @param notes  kept in the file's metadata as SaveAdapters keeps them.
+/// @return the size of the file in bytes.
 /// @throws UnsupportedError for a network with adapters, whose bases are no parameters of it: see
 /// SaveAdapters and MergeAdapters; ConfigError for a number that the type cannot hold or that is not finite;
 /// FileError.
 template <std::floating_point T>
 std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path& path,
-                          NumberType type = NumberTypeOf<T>()) {
+                          NumberType type = NumberTypeOf<T>(),
+                          const std::map<std::string, std::string>& notes = {}) {
   if (!FindAdapters(network).empty()) {
     throw UnsupportedError("SaveWeights: the network has adapters; save or merge them");
   }
@@ -182,7 +184,9 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
   for (const ConstParameter<T>& parameter : network.Parameters()) {
     entries.push_back(detail::ParameterEntry<T>(parameter.name, parameter.value, type));
   }
-  return WriteSafetensors(path, entries, {{"format", "nola-weights"}, {"library_version", kVersion}});
+  SafetensorsMetadata metadata{{"format", "nola-weights"}, {"library_version", kVersion}};
+  for (const auto& [key, value] : notes) metadata.emplace("note." + key, value);
+  return WriteSafetensors(path, entries, metadata);
 }
 
 }  // namespace nola

@@ -1,0 +1,24 @@
+// What the examples' tables say of several runs.
+#pragma once
+
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+namespace examples {
+
+struct Statistics {
+  double mean = 0;
+  double deviation = 0;  ///< of the sample; 0 for one value
+};
+
+/// @pre values is not empty
+inline Statistics MeanAndDeviation(const std::vector<double>& values) {
+  const auto count = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
+  double squares = 0;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return {mean, values.size() > 1 ? std::sqrt(squares / (count - 1)) : 0};
+}
+
+}  // namespace examples
