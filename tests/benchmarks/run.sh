@@ -44,11 +44,9 @@ run() {  # run NAME PROGRAM ARGUMENT...: its rows go to NAME.json
 }
 # Debian's python3 has Debian's PyTorch, whatever python3 comes first in PATH.
 python=$(command -v /usr/bin/python3 || command -v python3)
-run kernels "$programs/kernels_benchmark"
-run kernels-o2 "$programs/kernels_benchmark_o2"
-for turn in 1 2; do
-  run kernels-again-$turn "$programs/kernels_benchmark"
-  run kernels-o2-again-$turn "$programs/kernels_benchmark_o2"
+for turn in "" -again-1 -again-2; do
+  run "kernels$turn" "$programs/kernels_benchmark"
+  run "kernels-o2$turn" "$programs/kernels_benchmark_o2"
 done
 run step "$programs/step_benchmark"
 run step-o2 "$programs/step_benchmark_o2"

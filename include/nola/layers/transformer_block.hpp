@@ -97,7 +97,7 @@ class TransformerBlock final : public LayerBase<T> {
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
     if (recomputes_) {
       ComputeInference(input, output);
-      ForgetForward();  // or every block would hold on to the scratch of its layers until its turn to go back
+      ReleaseScratch();  // or every block would hold on to what its layers used until its turn to go back
       kept_ = input;
     } else {
       ForwardChildren(input, output, wanted);
@@ -114,7 +114,6 @@ class TransformerBlock final : public LayerBase<T> {
     ForwardChildren(kept_, output, wanted);
     output.resize(0, 0);
     BackwardChildren(outputGradient, inputGradient, wanted);
-    LayerBase<T>::ForgetForward();
     ReleaseScratch();
   }
 
@@ -125,10 +124,8 @@ class TransformerBlock final : public LayerBase<T> {
   }
 
   void ForgetForward() override {
-    LayerBase<T>::ForgetForward();
-    kept_.resize(0, 0);
     ReleaseScratch();
-    pool_.Clear();
+    kept_.resize(0, 0);
   }
 
  private:
@@ -199,9 +196,12 @@ class TransformerBlock final : public LayerBase<T> {
     if (Includes(wanted, Gradients::input)) inputGradient += middle_;
   }
 
+  /// All memory of a forward and a backward pass, the children's too, but for the input that is kept.
   void ReleaseScratch() {
+    LayerBase<T>::ForgetForward();
     normed_.resize(0, 0);
     middle_.resize(0, 0);
+    pool_.Clear();
   }
 
   bool recomputes_ = false;
