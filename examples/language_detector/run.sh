@@ -1,30 +1,22 @@
 #!/usr/bin/env bash
-# Fetches the classifier, builds the example, adapts the classifier to C and C++ headers of this machine and compares
-# the methods. Writes results/language_detector/results.csv.
+# Fetches the classifier, builds the example, adapts the classifier to C and C++ headers and compares the methods.
+# On Debian 12 and later it first installs what is missing (root or sudo). Writes
+# results/language_detector/results.csv.
 #   run.sh [OPTION of language_detector table]...       --seeds 2 for a quick look
 #
-# The data is on any Debian machine: C++ is Eigen for training and libstdc++ for test, C is linux/*.h for training and
-# the C library's headers for test, so that no project is on both sides.
+# C++ is Eigen for training and libstdc++ for test, C is linux/*.h for training and the C library's headers for test, so
+# that no project is on both sides.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
+. cmake/debian_packages.sh
 results=results/language_detector
-
-missing=()
-needs() { [ -e "$1" ] || missing+=("$2"); }
-needs /usr/include/eigen3/Eigen/Core libeigen3-dev
-needs /usr/include/nlohmann/json.hpp nlohmann-json3-dev
-needs /usr/include/CLI/CLI.hpp libcli11-dev
-needs /usr/include/linux/types.h linux-libc-dev
-needs /usr/include/stdio.h libc6-dev
-command -v cmake >/dev/null || missing+=(cmake)
-command -v g++ >/dev/null || missing+=(g++)
-command -v npm >/dev/null || [ -f "$results/package/model/model.json" ] || missing+=(npm)
 command -v dpkg >/dev/null || { echo "run.sh takes its data from Debian's packages; elsewhere call language_detector table with your own files" >&2; exit 1; }
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "missing packages: apt install ${missing[*]}" >&2
-  exit 1
-fi
+
+tools=(cmake:cmake make:make "${CXX:-g++}:g++")
+[ -f "$results/package/model/model.json" ] || tools+=(npm:npm)
+nola_require "the language detector's comparison" "${tools[@]}" -- libeigen3-dev libcli11-dev nlohmann-json3-dev \
+  linux-libc-dev libc6-dev
 
 bash "$here/fetch.sh" "$results/package"
 
