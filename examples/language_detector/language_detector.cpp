@@ -109,113 +109,121 @@ void RunPredict(const std::string& model, const PredictArguments& arguments) {
 
 struct TableArguments {
   std::string training;
-  std::string test;
+  std::vector<std::string> tests;
   std::string csv;
   std::size_t seeds = 5;
   std::size_t searchSeeds = 5;
   Recipe recipe;
 };
 
-/// One line of the table.
-struct Row {
+struct TestSet {
+  std::string name;  // of the directory
+  LabelledFiles files;
+};
+
+/// What the table says of a method, whatever it is tested on.
+struct Summary {
   std::string method;
   Index numbers = 0;
   std::uint64_t fileBytes = 0;
   double learningRate = 0;
   double heldBack = 0;
-  double mean = 0;
-  double deviation = 0;
-  double least = 0;
-  double most = 0;
   double seconds = 0;  // of one training run
 };
 
-Row RunMethod(const Detector& shipped, const Method& method, const TableArguments& arguments,
-              const LabelledFiles& all, const LabelledFiles& part, const LabelledFiles& heldBack,
-              const LabelledFiles& test) {
+/// The accuracies of a method's runs, a list for each test set.
+using Accuracies = std::vector<std::vector<double>>;
+
+std::pair<Summary, Accuracies> RunMethod(const Detector& shipped, const Method& method,
+                                         const TableArguments& arguments, const LabelledFiles& all,
+                                         const LabelledFiles& part, const LabelledFiles& heldBack,
+                                         const std::vector<TestSet>& tests) {
   std::vector<std::uint64_t> searchSeeds(arguments.searchSeeds);
   std::iota(searchSeeds.begin(), searchSeeds.end(), std::uint64_t{1001});  // none that the table's runs use
   const std::vector<RateTrial> trials =
       TryRates(shipped, method, part, heldBack, arguments.recipe, searchSeeds);
-  Row row{.method = method.Name(), .learningRate = BestRate(trials)};
+  Summary summary{.method = method.Name(), .learningRate = BestRate(trials)};
   for (const RateTrial& trial : trials) {
-    if (trial.learningRate == row.learningRate) row.heldBack = trial.heldBackAccuracy;
+    if (trial.learningRate == summary.learningRate) summary.heldBack = trial.heldBackAccuracy;
   }
   Recipe recipe = arguments.recipe;
-  recipe.learningRate = row.learningRate;
-  std::vector<double> accuracies;
-  const auto start = std::chrono::steady_clock::now();
+  recipe.learningRate = summary.learningRate;
+  Accuracies accuracies(tests.size());
+  std::chrono::duration<double> elapsed{0};
   for (std::size_t seed = 1; seed <= arguments.seeds; ++seed) {
     recipe.seed = seed;
+    const auto start = std::chrono::steady_clock::now();
     const Detector adapted = Train(shipped, method, all, recipe);
-    accuracies.push_back(BalancedAccuracy(adapted.Head(), test));
+    elapsed += std::chrono::steady_clock::now() - start;
+    for (std::size_t i = 0; i < tests.size(); ++i)
+      accuracies[i].push_back(BalancedAccuracy(adapted.Head(), tests[i].files));
     if (seed > 1) continue;
     const std::filesystem::path file = std::filesystem::temp_directory_path() /
                                        ("language_detector_" + std::to_string(getpid()) + ".adapter");
-    row.numbers = adapted.network->ParameterCount();
-    row.fileBytes = nola::SaveAdapters(*adapted.network, file).fileBytes;
+    summary.numbers = adapted.network->ParameterCount();
+    summary.fileBytes = nola::SaveAdapters(*adapted.network, file).fileBytes;
     std::filesystem::remove(file);
   }
-  const auto count = static_cast<double>(accuracies.size());
-  row.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / count;
-  const examples::Statistics statistics = examples::MeanAndDeviation(accuracies);
-  row.mean = statistics.mean;
-  row.deviation = statistics.deviation;
-  std::tie(row.least, row.most) = [&] {
-    const auto [least, most] = std::minmax_element(accuracies.begin(), accuracies.end());
-    return std::pair(*least, *most);
-  }();
-  return row;
+  summary.seconds = elapsed.count() / static_cast<double>(arguments.seeds);
+  return {summary, accuracies};
 }
 
-void PrintRow(const Row& row) {
-  std::cout << std::left << std::setw(12) << row.method << std::right << std::fixed << std::setw(8)
-            << row.numbers << std::setw(8) << row.fileBytes << std::setprecision(3) << std::setw(8)
-            << row.learningRate << std::setprecision(1) << std::setw(11) << 100 * row.heldBack
-            << std::setprecision(2) << std::setw(9) << 100 * row.mean << std::setw(7) << 100 * row.deviation
-            << std::setw(8) << 100 * row.least << std::setw(8) << 100 * row.most << std::setprecision(1)
-            << std::setw(9) << row.seconds << std::endl;
+void AddRow(std::ostream& csv, const Summary& summary, const TestSet& test,
+            const std::vector<double>& accuracies) {
+  const auto [mean, deviation] = examples::MeanAndDeviation(accuracies);
+  const auto [least, most] = std::minmax_element(accuracies.begin(), accuracies.end());
+  std::cout << std::left << std::setw(12) << summary.method << std::right << std::fixed << std::setw(8)
+            << summary.numbers << std::setw(8) << summary.fileBytes << std::setprecision(3) << std::setw(8)
+            << summary.learningRate << std::setprecision(1) << std::setw(11) << 100 * summary.heldBack
+            << std::setprecision(2) << std::setw(9) << 100 * mean << std::setw(7) << 100 * deviation
+            << std::setw(8) << 100 * *least << std::setw(8) << 100 * *most << std::setprecision(1)
+            << std::setw(9) << summary.seconds << "  " << test.name << std::endl;
+  csv << summary.method << ',' << summary.numbers << ',' << summary.fileBytes << ',' << summary.learningRate
+      << ',' << summary.heldBack << ',' << test.name << ',' << mean << ',' << deviation << ',' << *least
+      << ',' << *most << ',' << accuracies.size() << ',' << summary.seconds << std::endl;
 }
 
 void RunTable(const std::string& model, const TableArguments& arguments) {
   const Detector shipped = ReadDetector(model);
   const LabelledFiles all = ReadLabelledFiles(shipped, arguments.training);
-  const LabelledFiles test = ReadLabelledFiles(shipped, arguments.test);
+  std::vector<TestSet> tests;
+  for (const std::string& directory : arguments.tests) {
+    LabelledFiles files = ReadLabelledFiles(shipped, directory);
+    tests.push_back({std::filesystem::canonical(directory).filename().string(), std::move(files)});
+  }
   const auto [part, heldBack] = HoldBack(all, kHeldBackShare);
   if (heldBack.Count() == 0) throw nola::ConfigError("too few training files to hold some back");
   const LabelledFiles allTexts = WithHalves(shipped, all);
   const LabelledFiles partTexts = WithHalves(shipped, part);
   std::cout << all.Count() << " training files, of which " << heldBack.Count()
-            << " are held back for the choice of the "
-            << "learning rate; " << test.Count() << " test files. Accuracy in %, languages counted alike; "
-            << arguments.seeds << " seeds.\n"
-            << "method       numbers   bytes    rate  held back     test spread   least    most  seconds\n";
+            << " are held back for the choice of the learning rate. Accuracy in %, languages counted alike; "
+            << arguments.seeds << " seeds.\n";
+  for (const TestSet& test : tests) std::cout << test.name << ": " << test.files.Count() << " test files\n";
+  std::cout << "method       numbers   bytes    rate  held back     test spread   least    most  seconds  "
+               "test set\n";
   std::ofstream csv;
   if (!arguments.csv.empty()) {
     csv.open(arguments.csv);
     if (!csv) throw nola::FileError(arguments.csv + ": cannot be written");
-    csv << "method,trained_numbers,file_bytes,learning_rate,held_back_accuracy,test_accuracy_mean,"
-           "test_accuracy_deviation,test_accuracy_least,test_accuracy_most,seeds,seconds\n";
+    csv << "method,trained_numbers,file_bytes,learning_rate,held_back_accuracy,test_set,"
+           "test_accuracy_mean,test_accuracy_deviation,test_accuracy_least,test_accuracy_most,seeds,"
+           "seconds\n";
   }
-  const auto add = [&](const Row& row) {
-    PrintRow(row);
-    csv << row.method << ',' << row.numbers << ',' << row.fileBytes << ',' << row.learningRate << ','
-        << row.heldBack << ',' << row.mean << ',' << row.deviation << ',' << row.least << ',' << row.most
-        << ',' << arguments.seeds << ',' << row.seconds << std::endl;
+  const auto addRows = [&](const Summary& summary, const Accuracies& accuracies) {
+    for (std::size_t i = 0; i < tests.size(); ++i) AddRow(csv, summary, tests[i], accuracies[i]);
   };
-  const double before = BalancedAccuracy(shipped.Head(), test);
-  add({.method = "as shipped",
-       .heldBack = BalancedAccuracy(shipped.Head(), heldBack),
-       .mean = before,
-       .least = before,
-       .most = before});
+  Accuracies before;
+  for (const TestSet& test : tests) before.push_back({BalancedAccuracy(shipped.Head(), test.files)});
+  addRows({.method = "as shipped", .heldBack = BalancedAccuracy(shipped.Head(), heldBack)}, before);
   for (const Method& method : {Method{AdapterKind::lora, 1},
                                {AdapterKind::lora, 4},
                                {AdapterKind::lora, 8},
                                {AdapterKind::nola, 8},
                                {AdapterKind::nola, 32},
                                {AdapterKind::nola, 128}}) {
-    add(RunMethod(shipped, method, arguments, allTexts, partTexts, heldBack, test));
+    const auto [summary, accuracies] =
+        RunMethod(shipped, method, arguments, allTexts, partTexts, heldBack, tests);
+    addRows(summary, accuracies);
   }
   if (csv.is_open() && !csv.flush()) throw nola::FileError(arguments.csv + ": cannot be written");
 }
@@ -273,7 +281,12 @@ int main(int argc, char** argv) {
   TableArguments comparison;
   CLI::App* table = app.add_subcommand("table", "compare LoRA and NOLA on labelled files");
   table->add_option("--training", comparison.training, "labelled files to train on")->required();
-  table->add_option("--test", comparison.test, "labelled files of other projects to test on")->required();
+  table
+      ->add_option(
+          "--test", comparison.tests,
+          "labelled files of other projects to test on; given again, the same runs are tested on each")
+      ->required()
+      ->allow_extra_args(false);
   table->add_option("--csv", comparison.csv, "file to write the table to");
   table->add_option("--seeds", comparison.seeds, "runs of each method")
       ->check(CLI::PositiveNumber)
