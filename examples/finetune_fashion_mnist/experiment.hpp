@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fashion_mnist.hpp"
+#include "training_runs.hpp"
 
 namespace fashion_mnist {
 
@@ -35,7 +36,7 @@ struct Settings {
   nola::Index batchSize = 64;
   double warmupFraction = 0.2;
   double maxGradientNorm = 1;
-  int searchRounds = 3;           ///< see RatesToTry
+  int searchRounds = 3;           ///< see examples::RatesToTry
   std::uint64_t searchSeeds = 3;  ///< runs for each rate
   std::uint64_t seeds = 5;
   unsigned workers = 2;  ///< training runs at a time; the results do not depend on it
@@ -48,16 +49,17 @@ struct Task {
   LabelledImages test;
 };
 
-/// One training run. The seeds of a search are 1001 and up, those of the final runs 1 and up.
-struct Run {
-  std::size_t method = 0;
-  double learningRate = 0;
-  std::uint64_t seed = 0;
-  double accuracy = 0;        ///< share right: on the held-back images in a search, else on the test images
-  double cpuSeconds = 0;      ///< of its thread, for the training alone
-  std::size_t fileBytes = 0;  ///< of the file with what it trained, if it was saved
-  bool diverged = false;      ///< the loss became NaN or infinite; the accuracy then counts as 0
+/// What the network is pre-trained on, and the task that follows.
+struct Parts {
+  LabelledImages upright;  ///< the training images that are not held back
+  Task task;               ///< turned; it adapts on the first of the same images
 };
+
+/// @throws nola::ConfigError for more images than there are.
+Parts Split(const Dataset& data, const Settings& settings);
+
+using examples::Progress;
+using examples::Run;  // the score is the share right
 
 struct MethodResult {
   Method method;
@@ -75,8 +77,8 @@ struct Results {
   std::vector<Run> final;
 };
 
-/// Is told what runs, how many runs of this part are done and how many there are; from one thread at a time.
-using Progress = std::function<void(const std::string& part, std::size_t done, std::size_t total)>;
+/// The settings of one training run.
+nola::TrainingOptions Recipe(const Settings& settings, double learningRate, std::uint64_t seed);
 
 /// The 784-512-512-10 network with ReLU between its layers fc1, fc2 and fc3.
 nola::Sequential<float> MakeNetwork(std::uint64_t seed);
@@ -97,13 +99,11 @@ std::filesystem::path TrainedFile(const std::filesystem::path& directory, const 
 std::size_t SaveTrained(const nola::ILayer<float>& network, const Method& method,
                         const std::filesystem::path& file, const std::map<std::string, std::string>& notes);
 
-/// The learning rates that a round of the search tries, given the accuracies so far by rate. Round 0 tries
-/// four rates a factor of 4 apart, round 1 the best one halved and doubled, round 2 the best one divided and
-/// multiplied by the square root of 2, and so on: every method gets the same number of runs.
-std::vector<double> RatesToTry(int round, const std::vector<Run>& soFar);
-
-/// The rate whose runs have the best mean accuracy, of equal ones the lowest.
-double BestRate(const std::vector<Run>& runs);
+/// Trains as `run` says and fills in its results; its score is 0 if it diverged.
+/// @param judge  the images that its score is for. @return the trained network.
+std::shared_ptr<nola::ILayer<float>> Train(const nola::Sequential<float>& base, const Method& method,
+                                           const LabelledImages& training, const LabelledImages& judge,
+                                           const Settings& settings, Run& run);
 
 /// Searches a learning rate for each method on the held-back images, then trains with it once for each seed
 /// and tests. What the first seed trained is saved. Bit-identical for any number of workers.

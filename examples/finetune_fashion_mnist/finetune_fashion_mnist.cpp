@@ -251,26 +251,14 @@ void CompareMethods(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
 
   const Dataset data = ReadImages(options);
-  if (settings.heldBack + settings.images > data.training.Count()) {
-    throw nola::ConfigError(nola::detail::Message(settings.heldBack, " images held back and ",
-                                                  settings.images, " to adapt on, but there are ",
-                                                  data.training.Count()));
-  }
+  const auto [upright, task] = Split(data, settings);
   const std::filesystem::path adapters = options.output / "adapters";
   std::filesystem::create_directories(adapters);
-
-  const auto turned = [](const LabelledImages& upright) {
-    return LabelledImages{Turned(upright.pixels), upright.labels};
-  };
-  const Index rest = data.training.Count() - settings.heldBack;
-  const LabelledImages upright = Slice(data.training, settings.heldBack, rest);
-  const Task task{turned(Slice(upright, 0, settings.images)),
-                  turned(Slice(data.training, 0, settings.heldBack)), turned(data.test)};
 
   const nola::Sequential<float> base =
       Pretrain(upright, settings, nola::ProgressLine(terminal ? &std::cerr : nullptr, "pre-training"));
   nola::SaveWeights(base, BaseFile(options));
-  std::cout << "Pre-trained on " << rest
+  std::cout << "Pre-trained on " << upright.Count()
             << " upright images: " << 100 * nola::EvaluateAccuracy(base, data.test.pixels, data.test.labels)
             << " % of the test images right.\nAdapted to the images turned by 90 degrees with "
             << settings.images << " images, " << settings.epochs << " epochs, batches of "

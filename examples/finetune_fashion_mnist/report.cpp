@@ -103,7 +103,7 @@ void WriteRuns(const Results& results, const std::filesystem::path& path) {
     out << "method,part,seed,learning_rate,held_back_accuracy,test_accuracy,diverged,seconds\n";
     const auto write = [&](const std::vector<Run>& runs, bool search) {
       for (const Run& run : runs) {
-        const std::string accuracy = Format("%.4f", 100 * run.accuracy);
+        const std::string accuracy = Format("%.4f", 100 * run.score);
         out << results.methods[run.method].method.name << ',' << (search ? "search" : "final")
             << Format(",%llu,%.6g,", static_cast<unsigned long long>(run.seed), run.learningRate)
             << (search ? accuracy + "," : "," + accuracy)

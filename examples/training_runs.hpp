@@ -1,0 +1,130 @@
+// Training runs that compare methods: a search over learning rates that is the same for all, on several
+// threads.
+#pragma once
+
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace examples {
+
+/// One training run. The seeds of a search are 1001 and up, those of the final runs 1 and up.
+struct Run {
+  std::size_t method = 0;
+  double learningRate = 0;
+  std::uint64_t seed = 0;
+  double score = 0;           ///< the higher the better: on held-back data in a search, else on the test data
+  double cpuSeconds = 0;      ///< of its thread, for the training alone
+  std::size_t fileBytes = 0;  ///< of the file with what it trained, if it was saved
+  bool diverged = false;      ///< the loss became NaN or infinite
+};
+
+/// Is told what runs, how many runs of this part are done and how many there are; from one thread at a time.
+using Progress = std::function<void(const std::string& part, std::size_t done, std::size_t total)>;
+
+/// Processor time of the calling thread: what a run costs, whatever else the machine does.
+inline double ThreadSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+/// Calls work(run) for each run, on as many threads as there are workers; throws what the work threw.
+inline void ForEachRun(std::vector<Run>& runs, unsigned workers, const std::string& part,
+                       const Progress& progress, const std::function<void(Run&)>& work) {
+  std::atomic<std::size_t> next{0};
+  std::mutex mutex;
+  std::size_t done = 0;
+  std::exception_ptr failure;
+  const auto loop = [&] {
+    for (std::size_t i = next++; i < runs.size(); i = next++) {
+      try {
+        work(runs[i]);
+        const std::lock_guard lock(mutex);
+        if (progress) progress(part, ++done, runs.size());
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        failure = std::current_exception();
+        next = runs.size();
+      }
+    }
+  };
+  std::vector<std::jthread> threads(std::min<std::size_t>(workers, runs.size()));
+  for (std::jthread& thread : threads) thread = std::jthread(loop);
+  threads.clear();
+  if (failure) std::rethrow_exception(failure);
+}
+
+inline std::vector<Run> RunsOf(const std::vector<Run>& runs, std::size_t method) {
+  std::vector<Run> own;
+  std::copy_if(runs.begin(), runs.end(), std::back_inserter(own),
+               [&](const Run& run) { return run.method == method; });
+  return own;
+}
+
+/// The rate whose runs have the best mean score, of equal ones the lowest.
+inline double BestRate(const std::vector<Run>& runs) {
+  std::map<double, std::pair<double, int>> sums;  // of the scores, and how many
+  for (const Run& run : runs) {
+    auto& [sum, count] = sums[run.learningRate];
+    sum += run.score;
+    ++count;
+  }
+  const auto mean = [](const auto& entry) { return entry.second.first / entry.second.second; };
+  return std::max_element(sums.begin(), sums.end(),
+                          [&](const auto& left, const auto& right) { return mean(left) < mean(right); })
+      ->first;
+}
+
+/// The learning rates that a round of the search tries, given the scores so far by rate. Round 0 tries
+/// four rates a factor of 4 apart, round 1 the best one halved and doubled, round 2 the best one divided and
+/// multiplied by the square root of 2, and so on: every method gets the same number of runs.
+inline std::vector<double> RatesToTry(int round, const std::vector<Run>& soFar) {
+  if (round == 0) return {0.0005, 0.002, 0.008, 0.032};
+  const double factor = std::pow(2.0, std::pow(0.5, round - 1));
+  const double best = BestRate(soFar);
+  return {best / factor, best * factor};
+}
+
+/// Settings that all methods share.
+struct SearchSettings {
+  int rounds = 3;           ///< see RatesToTry
+  std::uint64_t seeds = 3;  ///< runs for each rate
+  unsigned workers = 2;     ///< runs at a time; the results do not depend on it
+};
+
+/// Searches a learning rate for each of the methods: all of a round first, so that no worker waits for long.
+/// @param work  trains and fills in a run's score on held-back data. @return all runs.
+inline std::vector<Run> SearchRates(const std::vector<std::size_t>& methods, const SearchSettings& settings,
+                                    const Progress& progress, const std::function<void(Run&)>& work) {
+  std::vector<Run> all;
+  for (int round = 0; round < settings.rounds; ++round) {
+    std::vector<Run> runs;
+    for (const std::size_t method : methods) {
+      for (const double rate : RatesToTry(round, RunsOf(all, method))) {
+        for (std::uint64_t seed = 1001; seed < 1001 + settings.seeds; ++seed) {
+          runs.push_back({.method = method, .learningRate = rate, .seed = seed});
+        }
+      }
+    }
+    const std::string part =
+        "search, round " + std::to_string(round + 1) + " of " + std::to_string(settings.rounds);
+    ForEachRun(runs, settings.workers, part, progress, work);
+    all.insert(all.end(), runs.begin(), runs.end());
+  }
+  return all;
+}
+
+}  // namespace examples
