@@ -9,8 +9,7 @@ start=$PWD
 cd "$(dirname "$0")/.."
 . cmake/debian_packages.sh
 
-tools=(cmake:cmake "${CXX:-g++}:g++" gnuplot:gnuplot-nox)
-command -v ninja >/dev/null || tools+=(make:make)
+tools=(cmake:cmake make:make "${CXX:-g++}:g++" gnuplot:gnuplot-nox)
 nola_require "nola's main job" "${tools[@]}" -- libeigen3-dev libcli11-dev nlohmann-json3-dev zlib1g-dev dataset-fashion-mnist
 
 build=$PWD/build/examples
