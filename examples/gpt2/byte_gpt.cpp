@@ -1,6 +1,5 @@
 // A byte-level GPT, pre-trained on the King James Bible and adapted to the Jargon File by several methods.
 #include <unistd.h>
-#include <zlib.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "byte_text.hpp"
 #include "generation.hpp"
 #include "nola/adapters/adapt_layers.hpp"
 #include "nola/io/save_adapters.hpp"
@@ -30,14 +30,10 @@ namespace {
 
 using nola::Index;
 
-constexpr const char* kHowToGetTexts =
-    "Debian: apt install bible-kjv bible-kjv-text jargon-text; elsewhere name two plain texts with "
-    "--pretrain-text and --adapt-text";
-
 struct Settings {
   std::filesystem::path output = "byte_gpt_results";
   std::string pretrainText;
-  std::string adaptText = "/usr/share/doc/jargon-text/jargon.txt.gz";
+  std::string adaptText = text::kJargonFile;
   Index width = 96;
   Index blocks = 3;
   Index heads = 4;
@@ -51,76 +47,6 @@ struct Settings {
   std::vector<std::string> methods = {"full", "LoRA r1", "LoRA r4", "NOLA"};
   bool quick = false;
 };
-
-/// A text, gzipped or not. @throws nola::FileError.
-std::string ReadText(const std::string& path) {
-  const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), gzclose);
-  if (!file) throw nola::FileError("cannot read the text '" + path + "'. " + kHowToGetTexts);
-  std::string text;
-  std::vector<char> buffer(1 << 16);
-  int count = 0;
-  while ((count = gzread(file.get(), buffer.data(), static_cast<unsigned>(buffer.size()))) > 0) {
-    text.append(buffer.data(), static_cast<std::size_t>(count));
-  }
-  if (count < 0) throw nola::FileError("'" + path + "' is damaged");
-  return text;
-}
-
-/// The King James Bible from Debian's `bible` command, one verse a line without its number.
-std::string ReadBible() {
-  std::FILE* pipe = popen("bible -f -l 100000 gen1:1-rev22:21 2>/dev/null", "r");
-  if (pipe == nullptr)
-    throw nola::FileError(std::string("cannot run the command 'bible'. ") + kHowToGetTexts);
-  std::string text;
-  std::vector<char> buffer(1 << 16);
-  std::size_t count = 0;
-  while ((count = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0) text.append(buffer.data(), count);
-  if (pclose(pipe) != 0 || text.empty()) {
-    throw nola::FileError(std::string("the King James Bible is missing (the command 'bible' failed). ") +
-                          kHowToGetTexts);
-  }
-  std::istringstream lines(text);
-  std::string verses;
-  for (std::string line; std::getline(lines, line);) verses += line.substr(line.find(' ') + 1) + "\n";
-  return verses;
-}
-
-text::Tokens Bytes(const std::string& characters) {
-  text::Tokens tokens;
-  tokens.reserve(characters.size());
-  for (const char character : characters) tokens.push_back(static_cast<unsigned char>(character));
-  return tokens;
-}
-
-/// A text in three parts that never meet: of every 20 pieces of 4096 bytes one is for testing, one for
-/// choosing the learning rate.
-struct Parts {
-  text::Tokens training;
-  text::Tokens validation;
-  text::Tokens test;
-
-  explicit Parts(const text::Tokens& tokens) {
-    constexpr std::size_t kPiece = 4096;
-    for (std::size_t first = 0; first < tokens.size(); first += kPiece) {
-      const std::size_t place = first / kPiece % 20;
-      text::Tokens& part = place == 5 ? validation : place == 15 ? test : training;
-      const std::size_t end = std::min(tokens.size(), first + kPiece);
-      part.insert(part.end(), tokens.begin() + static_cast<std::ptrdiff_t>(first),
-                  tokens.begin() + static_cast<std::ptrdiff_t>(end));
-    }
-    if (validation.size() < 2 || test.size() < 2) {
-      throw nola::FileError("a text is too short: 80 KB and more are needed");
-    }
-  }
-};
-
-/// Bits per character: bytes that continue a character in UTF-8 add bits but no character.
-double BitsPerCharacter(const text::Network& network, const text::Tokens& tokens) {
-  const auto isCharacter = [](std::int32_t byte) { return (byte & 0xC0) != 0x80; };
-  const auto characters = std::count_if(tokens.begin() + 1, tokens.end(), isCharacter);
-  return text::CrossEntropy(network, tokens) * static_cast<double>(tokens.size() - 1) /
-         static_cast<double>(characters) / std::log(2.0);
-}
 
 std::shared_ptr<text::Network> MakeNetwork(const Settings& settings) {
   auto network =
@@ -149,7 +75,8 @@ std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
       return network;
     }
   }
-  const Parts parts(Bytes(settings.pretrainText.empty() ? ReadBible() : ReadText(settings.pretrainText)));
+  const text::Parts parts(
+      text::Bytes(settings.pretrainText.empty() ? text::ReadBible() : text::ReadText(settings.pretrainText)));
   std::cout << "pre-training " << network->ParameterCount() << " numbers on " << parts.training.size()
             << " bytes" << std::endl;
   nola::ProgressLine line(isatty(STDOUT_FILENO) == 1 ? &std::cout : nullptr);
@@ -159,8 +86,8 @@ std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
                .learningRate = 3e-3,
                .weightDecay = 0.01,
                .onStep = [&](const nola::TrainingProgress& progress) { line(progress); }});
-  std::cout << "pre-trained: " << std::fixed << std::setprecision(3) << BitsPerCharacter(*network, parts.test)
-            << " bits per character on held-out text\n";
+  std::cout << "pre-trained: " << std::fixed << std::setprecision(3)
+            << text::BitsPerCharacter(*network, parts.test) << " bits per character on held-out text\n";
   nola::SaveWeights<float>(*network, path, nola::NumberType::f32, {{"made_with", madeWith}});
   return network;
 }
@@ -214,7 +141,8 @@ struct Result {
 /// held-back training text gets worse on both sides of the best; then more seeds at that rate.
 class MethodStudy {
  public:
-  MethodStudy(const Settings& settings, const text::Network& pretrained, const Parts& parts, Method method)
+  MethodStudy(const Settings& settings, const text::Network& pretrained, const text::Parts& parts,
+              Method method)
       : settings_(settings), pretrained_(pretrained), parts_(parts), method_(std::move(method)) {}
 
   Result Run() {
@@ -227,9 +155,9 @@ class MethodStudy {
     result.fileBytes = nola::FindAdapters<float>(*bestNetwork_).empty()
                            ? nola::SaveWeights<float>(*bestNetwork_, file)
                            : nola::SaveAdapters<float>(*bestNetwork_, file).fileBytes;
-    result.bits.push_back(BitsPerCharacter(*bestNetwork_, parts_.test));
+    result.bits.push_back(text::BitsPerCharacter(*bestNetwork_, parts_.test));
     for (Index seed = 1; seed < settings_.seeds; ++seed) {
-      result.bits.push_back(BitsPerCharacter(*Train(result.rate, seed), parts_.test));
+      result.bits.push_back(text::BitsPerCharacter(*Train(result.rate, seed), parts_.test));
     }
     return result;
   }
@@ -257,7 +185,7 @@ class MethodStudy {
     double bits = 1e9;  // of a rate that diverges
     try {
       network = Train(Rate(exponent), 0);
-      bits = BitsPerCharacter(*network, parts_.validation);
+      bits = text::BitsPerCharacter(*network, parts_.validation);
     } catch (const nola::StateError&) {
     }
     std::cout << "  " << method_.name << " at " << std::defaultfloat << Rate(exponent) << ": " << std::fixed
@@ -271,7 +199,7 @@ class MethodStudy {
 
   const Settings& settings_;
   const text::Network& pretrained_;
-  const Parts& parts_;
+  const text::Parts& parts_;
   Method method_;
   std::map<int, double> bits_;
   int best_ = 0;
@@ -306,7 +234,7 @@ void PrintTable(const Settings& settings, double frozen, const std::vector<Resul
 
 void PrintSample(const char* title, const text::Network& network, Index length) {
   std::cout << "\n" << title << ":\n";
-  text::Generate(network, Bytes("The hacker "), length, {}, [](std::int32_t byte) {
+  text::Generate(network, text::Bytes("The hacker "), length, {}, [](std::int32_t byte) {
     std::cout << static_cast<char>(byte);
     return true;
   });
@@ -315,9 +243,9 @@ void PrintSample(const char* title, const text::Network& network, Index length) 
 
 void Run(const Settings& settings) {
   std::filesystem::create_directories(settings.output);
-  const Parts parts(Bytes(ReadText(settings.adaptText)));
+  const text::Parts parts(text::Bytes(text::ReadText(settings.adaptText)));
   const auto pretrained = Pretrained(settings);
-  const double frozen = BitsPerCharacter(*pretrained, parts.test);
+  const double frozen = text::BitsPerCharacter(*pretrained, parts.test);
   std::cout << std::fixed << std::setprecision(3) << "frozen: " << frozen
             << " bits per character on the new text, " << parts.training.size() << " bytes to adapt to\n";
   std::vector<Result> results;
@@ -345,7 +273,7 @@ int main(int argc, char** argv) {
       std::string(
           "Pre-trains a byte-level GPT on the King James Bible and adapts it to the Jargon File by full "
           "fine-tuning, LoRA and NOLA; prints bits per character and writes results.csv.\nData: ") +
-      kHowToGetTexts + ".");
+      text::kHowToGetTexts + ".");
   app.add_option("-o,--output", settings.output, "directory for results and the pre-trained network")
       ->capture_default_str();
   app.add_option("--pretrain-text", settings.pretrainText,
