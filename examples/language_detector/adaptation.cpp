@@ -45,13 +45,15 @@ void AddAdapters(Detector& detector, const Method& method, std::uint64_t seed) {
   nola::AdaptLayers<float>(*detector.network, {"head.deep.hidden_0", "head.deep.logits"}, make);
 }
 
-Detector Train(const Detector& shipped, const Method& method, const LabelledFiles& files,
-               const Recipe& recipe) {
-  Detector adapted = shipped;
-  adapted.network = std::make_shared<nola::Sequential<float>>(*shipped.network);
-  AddAdapters(adapted, method, recipe.seed);
-  nola::AdamW<float> optimizer(adapted.Head());
-  nola::Trainer<float> trainer(adapted.Head(), optimizer,
+Detector Copy(const Detector& detector) {
+  Detector copy = detector;
+  copy.network = std::make_shared<nola::Sequential<float>>(*detector.network);
+  return copy;
+}
+
+void TrainHead(Detector& detector, const LabelledFiles& files, const Recipe& recipe) {
+  nola::AdamW<float> optimizer(detector.Head());
+  nola::Trainer<float> trainer(detector.Head(), optimizer,
                                {.epochs = recipe.epochs,
                                 .batchSize = recipe.batchSize,
                                 .learningRate = recipe.learningRate,
@@ -59,7 +61,20 @@ Detector Train(const Detector& shipped, const Method& method, const LabelledFile
                                 .seed = recipe.seed,
                                 .onStep = recipe.onStep});
   trainer.Run(files.features, nola::ClassificationLoss<float>(files.labels));
+}
+
+Detector Train(const Detector& shipped, const Method& method, const LabelledFiles& files,
+               const Recipe& recipe) {
+  Detector adapted = Copy(shipped);
+  AddAdapters(adapted, method, recipe.seed);
+  TrainHead(adapted, files, recipe);
   return adapted;
+}
+
+double Loss(const nola::ILayer<float>& head, const LabelledFiles& files) {
+  nola::Tensor<float> gradient;
+  return static_cast<double>(
+      nola::SoftmaxCrossEntropy<float>(head.Infer(files.features), files.labels, gradient));
 }
 
 std::vector<RateTrial> TryRates(const Detector& shipped, const Method& method, const LabelledFiles& training,
@@ -73,10 +88,7 @@ std::vector<RateTrial> TryRates(const Detector& shipped, const Method& method, c
       run.learningRate = rate;
       run.seed = seed;
       const Detector adapted = Train(shipped, method, training, run);
-      nola::Tensor<float> gradient;
-      const float loss = nola::SoftmaxCrossEntropy<float>(adapted.Head().Infer(heldBack.features),
-                                                          heldBack.labels, gradient);
-      trial.heldBackLoss += static_cast<double>(loss) / static_cast<double>(seeds.size());
+      trial.heldBackLoss += Loss(adapted.Head(), heldBack) / static_cast<double>(seeds.size());
       trial.heldBackAccuracy +=
           BalancedAccuracy(adapted.Head(), heldBack) / static_cast<double>(seeds.size());
     }

@@ -25,8 +25,6 @@ using nola::AdapterKind;
 using nola::Index;
 using nola::Tensor;
 
-constexpr double kHeldBackShare = 0.3;
-
 std::ostream* ProgressStream() { return isatty(STDERR_FILENO) != 0 ? &std::cerr : nullptr; }
 
 std::string Percent(double share) {
