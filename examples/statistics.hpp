@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <numeric>
 #include <vector>
 
@@ -19,6 +20,13 @@ inline Statistics MeanAndDeviation(const std::vector<double>& values) {
   double squares = 0;
   for (const double value : values) squares += (value - mean) * (value - mean);
   return {mean, values.size() > 1 ? std::sqrt(squares / (count - 1)) : 0};
+}
+
+/// The 97.5 % quantile of Student's distribution, for 95 % confidence intervals. @param freedom  1..9
+/// degrees.
+inline double StudentQuantile(std::size_t freedom) {
+  constexpr double kQuantiles[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262};
+  return kQuantiles[freedom - 1];
 }
 
 }  // namespace examples

@@ -1,0 +1,320 @@
+// Which basis, how many of them, which rank: adapters of many kinds on several tasks, all tuned by the same
+// search.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iomanip>
+#include <iostream>
+#include <map>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "statistics.hpp"
+#include "tasks.hpp"
+
+namespace {
+
+using namespace basis_study;
+using nola::AdapterConfig;
+using nola::AdapterKind;
+using nola::BasisDistribution;
+using nola::Index;
+
+struct Settings {
+  std::filesystem::path output = "results/basis_study";
+  std::filesystem::path fashion = "/usr/share/datasets/fashion-mnist";
+  std::filesystem::path detector = "results/language_detector";
+  std::vector<std::string> tasks = {"fashion", "detector", "text"};
+  std::vector<Index> bases = {16, 64, 256, 1024, 4096};
+  std::vector<Index> denseBases = {16, 64, 256, 1024, 4096};
+  std::vector<Index> ranks = {1, 2, 4, 8, 16};
+  std::uint64_t seeds = 5;
+  examples::SearchSettings search = {.rounds = 2, .seeds = 1};
+};
+
+/// What the study says of a method on a task.
+struct Row {
+  AdapterConfig config;
+  Index numbers = 0;
+  double rate = 0;
+  double mean = 0;
+  double deviation = 0;
+  double seconds = 0;
+
+  /// Half the width of the 95 % confidence interval of the mean.
+  double Interval(std::uint64_t seeds) const {
+    return examples::StudentQuantile(seeds - 1) * deviation / std::sqrt(static_cast<double>(seeds));
+  }
+};
+
+std::string Name(const AdapterConfig& config) {
+  const std::string rank = " rank " + std::to_string(config.rank);
+  if (config.kind == AdapterKind::lora) return "LoRA" + rank;
+  return "NOLA " + std::string(nola::DistributionName(config.distribution)) + rank + ", " +
+         std::to_string(config.numBasisA) + " bases";
+}
+
+/// The methods in groups, the cheap ones first, so that a study that is cut short has said most.
+std::vector<std::vector<AdapterConfig>> Groups(const Settings& settings) {
+  constexpr Index kRank = 8;  // that all distributions are tried with
+  std::vector<std::vector<AdapterConfig>> groups(1);
+  for (const Index rank : {1, 4}) groups[0].push_back({.kind = AdapterKind::lora, .rank = rank});
+  const auto add = [&](Index rank, Index bases, BasisDistribution distribution) {
+    groups.back().push_back(
+        {.rank = rank, .numBasisA = bases, .numBasisB = bases, .distribution = distribution});
+  };
+  for (const Index bases : settings.bases) {
+    groups.emplace_back();
+    for (const Index rank : settings.ranks) add(rank, bases, BasisDistribution::hadamard);
+    if (std::find(settings.ranks.begin(), settings.ranks.end(), kRank) == settings.ranks.end()) {
+      add(kRank, bases, BasisDistribution::hadamard);
+    }
+    add(kRank, bases, BasisDistribution::rademacher);
+  }
+  for (const Index bases : settings.denseBases) {  // a word for each element: these take longest
+    groups.emplace_back();
+    add(kRank, bases, BasisDistribution::uniform);
+    add(kRank, bases, BasisDistribution::normal);
+  }
+  return groups;
+}
+
+/// Tunes and tests the methods of a group.
+std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& methods,
+                       const Settings& settings) {
+  std::vector<std::size_t> all(methods.size());
+  std::vector<Row> rows;
+  for (std::size_t i = 0; i < methods.size(); ++i) {
+    all[i] = i;
+    rows.push_back({.config = methods[i], .numbers = task.countNumbers(methods[i])});
+  }
+  const auto searched = examples::SearchRates(
+      all, settings.search, {}, [&](examples::Run& run) { task.adapt(methods[run.method], false, run); });
+  std::vector<examples::Run> runs;
+  for (const std::size_t i : all) {
+    rows[i].rate = examples::BestRate(examples::RunsOf(searched, i));
+    for (std::uint64_t seed = 1; seed <= settings.seeds; ++seed) {
+      runs.push_back({.method = i, .learningRate = rows[i].rate, .seed = seed});
+    }
+  }
+  examples::ForEachRun(runs, settings.search.workers, "", {},
+                       [&](examples::Run& run) { task.adapt(methods[run.method], true, run); });
+  for (const std::size_t i : all) {
+    std::vector<double> scores;
+    for (const examples::Run& run : examples::RunsOf(runs, i)) {
+      scores.push_back(run.score);
+      rows[i].seconds += run.cpuSeconds / static_cast<double>(settings.seeds);
+    }
+    const auto statistics = examples::MeanAndDeviation(scores);
+    rows[i].mean = statistics.mean;
+    rows[i].deviation = statistics.deviation;
+  }
+  return rows;
+}
+
+class Report {
+ public:
+  explicit Report(const Settings& settings) : settings_(settings), csv_(settings.output / "results.csv") {
+    csv_ << "task,metric,method,rank,bases,distribution,trained_numbers,learning_rate,score_mean,"
+            "score_deviation,score_interval_95,seeds,seconds\n";
+  }
+
+  void Add(const Task& task, const Row& row) {
+    const bool isNOLA = row.config.kind == AdapterKind::nola;
+    const double interval = row.Interval(settings_.seeds);
+    csv_ << task.name << ',' << task.metric << ',' << (isNOLA ? "NOLA" : "LoRA") << ',' << row.config.rank
+         << ',' << (isNOLA ? row.config.numBasisA : 0) << ','
+         << (isNOLA ? nola::DistributionName(row.config.distribution) : "") << ',' << row.numbers << ','
+         << row.rate << ',' << row.mean << ',' << row.deviation << ',' << interval << ',' << settings_.seeds
+         << ',' << row.seconds << std::endl;
+    std::cout << "  " << std::left << std::setw(42) << Name(row.config) << std::right << std::setw(9)
+              << row.numbers << std::fixed << std::setprecision(4) << std::setw(9) << row.rate
+              << std::setprecision(3) << std::setw(10) << row.mean << " +- " << std::setw(6) << interval
+              << std::setprecision(1) << std::setw(8) << row.seconds << std::endl;
+  }
+
+  void CheckWritten() {
+    csv_.flush();
+    if (!csv_) throw nola::FileError("cannot write " + (settings_.output / "results.csv").string());
+  }
+
+  /// What the choice of a basis turns on: how far the others are from Hadamard, over all numbers of bases.
+  void Conclude(const Task& task, const std::vector<Row>& rows) const {
+    std::cout << task.name << "\n  against Hadamard at rank 8, mean over the numbers of bases:\n";
+    for (const auto distribution :
+         {BasisDistribution::rademacher, BasisDistribution::uniform, BasisDistribution::normal}) {
+      double sum = 0;
+      double variance = 0;
+      int count = 0;
+      for (const Row& row : rows) {
+        if (row.config.kind == AdapterKind::lora || row.config.distribution != distribution) continue;
+        const auto other = std::find_if(rows.begin(), rows.end(), [&](const Row& hadamard) {
+          return hadamard.config.kind == AdapterKind::nola && hadamard.config.rank == row.config.rank &&
+                 hadamard.config.numBasisA == row.config.numBasisA &&
+                 hadamard.config.distribution == BasisDistribution::hadamard;
+        });
+        if (other == rows.end()) continue;
+        sum += row.mean - other->mean;
+        variance += (row.deviation * row.deviation + other->deviation * other->deviation) /
+                    static_cast<double>(settings_.seeds);
+        ++count;
+      }
+      if (count == 0) continue;
+      std::cout << "    " << std::left << std::setw(12) << nola::DistributionName(distribution) << std::right
+                << std::showpos << std::fixed << std::setprecision(3) << sum / count << std::noshowpos
+                << " +- " << 1.96 * std::sqrt(variance) / count << "\n";
+    }
+    const Row* smallest = nullptr;
+    const Row& lora = rows.front();
+    for (const Row& row : rows) {
+      if (row.config.kind == AdapterKind::lora || row.mean < lora.mean) continue;
+      if (smallest == nullptr || row.numbers < smallest->numbers) smallest = &row;
+    }
+    if (smallest == nullptr) {
+      std::cout << "  none here matches " << Name(lora.config) << "\n";
+    } else {
+      std::cout << "  the smallest to match " << Name(lora.config) << " (" << lora.numbers
+                << " numbers): " << Name(smallest->config) << ", " << std::setprecision(1)
+                << static_cast<double>(lora.numbers) / static_cast<double>(smallest->numbers)
+                << " times fewer numbers\n";
+    }
+    std::cout << std::flush;
+  }
+
+  /// A plot for each task: score against bases, a curve for each rank of Hadamard and each distribution.
+  void WritePlot(const std::vector<std::pair<Task, std::vector<Row>>>& studied) const {
+    std::ofstream plot(settings_.output / "results.gp");
+    plot << "set terminal svg size 760," << 360 * studied.size()
+         << " font 'sans-serif,12' background 'white'\n"
+         << "set output '" << (settings_.output / "results.svg").string() << "'\n"
+         << "set multiplot layout " << studied.size() << ",1\nset logscale x 2\nset grid\n"
+         << "set key outside right\nset xlabel 'bases of a factor of a layer'\n";
+    int block = 0;
+    for (const auto& [task, rows] : studied) {
+      std::map<std::string, std::string> curves;
+      std::string lines;
+      for (const Row& row : rows) {
+        if (row.config.kind == AdapterKind::lora) {
+          lines += ", " + std::to_string(row.mean) + " title '" + Name(row.config) + "' dashtype 2";
+          continue;
+        }
+        const std::string name = Name(row.config).substr(5);
+        curves[name.substr(0, name.find(','))] += nola::detail::Message(
+            row.config.numBasisA, " ", row.mean, " ", row.Interval(settings_.seeds), "\n");
+      }
+      std::string command;
+      for (const auto& [name, points] : curves) {
+        const std::string id = "$curve" + std::to_string(block++);
+        plot << id << " << EOD\n" << points << "EOD\n";
+        command += (command.empty() ? "plot " : ", ") + id +
+                   " using 1:2:3 with yerrorlines pointtype 7 pointsize 0.5 title '" + name + "'";
+      }
+      plot << "set title '" << task.name << "'\nset ylabel '" << task.metric << "'\n"
+           << command << lines << "\n";
+    }
+    plot << "unset multiplot\n";
+    plot.flush();
+    if (!plot) throw nola::FileError("cannot write " + (settings_.output / "results.gp").string());
+  }
+
+ private:
+  const Settings& settings_;
+  std::ofstream csv_;
+};
+
+Task MakeTask(const std::string& name, const Settings& settings) {
+  if (name == "fashion") return FashionTask(settings.fashion);
+  if (name == "detector") return DetectorTask(settings.detector);
+  return TextTask();
+}
+
+void Run(const Settings& settings) {
+  std::vector<Task> tasks;
+  for (const std::string& name : settings.tasks) tasks.push_back(MakeTask(name, settings));
+  std::filesystem::create_directories(settings.output);
+  Report report(settings);
+  std::vector<std::pair<Task, std::vector<Row>>> studied;
+  for (const Task& task : tasks) studied.emplace_back(task, std::vector<Row>());
+  for (const std::vector<AdapterConfig>& group : Groups(settings)) {
+    for (auto& [task, rows] : studied) {
+      std::vector<AdapterConfig> methods = group;
+      for (AdapterConfig& method : methods) method.targetModules = task.layers;
+      std::cout << task.name << " (" << task.metric << "; unadapted " << task.unadapted
+                << "): numbers, rate, test, seconds\n";
+      for (const Row& row : Study(task, methods, settings)) {
+        report.Add(task, row);
+        rows.push_back(row);
+      }
+      report.CheckWritten();
+    }
+    report.WritePlot(studied);
+  }
+  for (const auto& [task, rows] : studied) report.Conclude(task, rows);
+  std::cout << "table " << (settings.output / "results.csv").string() << ", plot: gnuplot "
+            << (settings.output / "results.gp").string() << "\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Settings settings;
+  settings.search.workers = std::max(1U, std::thread::hardware_concurrency());
+  CLI::App app(
+      "Compares the four distributions of bases, their number and the rank on the tasks of the other "
+      "examples, "
+      "with LoRA beside them. Every method has the same search over learning rates on held-back training "
+      "data.\n"
+      "Data: Debian's dataset-fashion-mnist, bible-kjv, bible-kjv-text and jargon-text; "
+      "examples/language_detector/run.sh fetches the rest.");
+  app.add_option("-o,--output", settings.output, "directory for results.csv and the plot, made if missing")
+      ->capture_default_str();
+  app.add_option("--fashion", settings.fashion, "directory of the four Fashion-MNIST files")
+      ->capture_default_str();
+  app.add_option("--detector", settings.detector, "where examples/language_detector/run.sh left its files")
+      ->capture_default_str();
+  app.add_option("--tasks", settings.tasks, "which to run")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fashion", "detector", "text"}))
+      ->capture_default_str();
+  app.add_option("--bases", settings.bases, "of each factor of each layer")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--dense-bases", settings.denseBases,
+                 "the same for uniform and normal bases, whose training takes longest by far")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--ranks", settings.ranks, "of the Hadamard adapters; a narrow layer takes less")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--seeds", settings.seeds, "runs of each method")
+      ->check(CLI::Range(2, 10))
+      ->capture_default_str();
+  app.add_option("--search-rounds", settings.search.rounds,
+                 "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
+      ->check(CLI::Range(1, 10))
+      ->capture_default_str();
+  app.add_option("--search-seeds", settings.search.seeds, "runs for each rate of the search")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  app.add_option("--workers", settings.search.workers, "runs at a time; changes no result")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  try {
+    Run(settings);
+  } catch (const std::exception& error) {
+    std::cerr << "basis_study: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}
