@@ -99,8 +99,7 @@ void FineTune(const Settings& settings) {
                   .kind = settings.kind == "lora" ? nola::AdapterKind::lora : nola::AdapterKind::nola,
                   .rank = settings.rank,
                   .numBasisA = settings.bases,
-                  .numBasisB = settings.bases,
-                  .distribution = nola::BasisDistribution::hadamard});
+                  .numBasisB = settings.bases});
   }
   nola::SetRecompute<float>(network, settings.recompute);
   std::cout << "training " << network.ParameterCount() << " numbers" << std::endl;
