@@ -581,7 +581,7 @@ TEST_CASE("an adapter says what it was made of") {
   REQUIRE_FALSE(LoRAAdapter<double>(base, 2, -1, 42, false).IsBaseLayerFrozen());
 }
 
-TEST_CASE("a constructor's defaults are those of the reference: alpha = rank, seed 42, frozen, rademacher") {
+TEST_CASE("a constructor's defaults: alpha = rank, seed 42, frozen, hadamard") {
   const NOLAAdapter<float> adapter(Dense<float>(), 4, 10);
   REQUIRE(adapter.Alpha() == 4);
   REQUIRE(adapter.Scaling() == 1);
@@ -589,7 +589,7 @@ TEST_CASE("a constructor's defaults are those of the reference: alpha = rank, se
   REQUIRE(adapter.NumBasisB() == 10);
   REQUIRE(adapter.Seed() == 42);
   REQUIRE(adapter.Stream() == 0);
-  REQUIRE(adapter.Distribution() == BasisDistribution::rademacher);
+  REQUIRE(adapter.Distribution() == BasisDistribution::hadamard);
   REQUIRE(adapter.IsBaseLayerFrozen());
   REQUIRE(LoRAAdapter<float>(Dense<float>(), 4).Alpha() == 4);
   REQUIRE(LoRAAdapter<float>(Dense<float>(), 4, 0).Scaling() == 0);

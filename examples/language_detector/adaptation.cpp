@@ -39,8 +39,7 @@ void AddAdapters(Detector& detector, const Method& method, std::uint64_t seed) {
                                             .numBasisA = isHidden ? 4 * k : k / 4,
                                             .numBasisB = isHidden ? k : 3 * k / 4,
                                             .seed = seed,
-                                            .stream = kFirstStream + static_cast<std::uint32_t>(index),
-                                            .distribution = nola::BasisDistribution::hadamard});
+                                            .stream = kFirstStream + static_cast<std::uint32_t>(index)});
   };
   nola::AdaptLayers<float>(*detector.network, {"head.deep.hidden_0", "head.deep.logits"}, make);
 }

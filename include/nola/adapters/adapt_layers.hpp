@@ -32,7 +32,7 @@ struct AdapterConfig {
   std::uint64_t seed = 42;  ///< of all bases
   std::uint32_t stream =
       0;  ///< of the first adapter; the next ones count up, so that no two share their bases
-  BasisDistribution distribution = BasisDistribution::rademacher;
+  BasisDistribution distribution = kDefaultDistribution;
 };
 
 /// Makes an adapter for the layer at a path; `index` counts the adapted layers from 0.

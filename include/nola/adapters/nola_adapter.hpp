@@ -21,7 +21,7 @@ struct NOLAOptions {
   double alpha = -1;         ///< scale of the update times rank; negative means alpha = rank
   std::uint64_t seed = 42;   ///< of the bases
   std::uint32_t stream = 0;  ///< adapters with the same seed, stream and size share their bases
-  BasisDistribution distribution = BasisDistribution::rademacher;
+  BasisDistribution distribution = kDefaultDistribution;
   bool freezeBaseLayer = true;
 };
 

@@ -31,7 +31,7 @@ struct AdapterRecord {
   // Of a NOLAAdapter alone:
   std::uint64_t seed = 0;
   std::uint32_t stream = 0;
-  BasisDistribution distribution = BasisDistribution::rademacher;
+  BasisDistribution distribution = kDefaultDistribution;
   Index numBasisA = 0;
   Index numBasisB = 0;
   std::string checksumA;  ///< see BasisChecksum
