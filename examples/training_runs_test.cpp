@@ -1,0 +1,65 @@
+// What the examples' comparison of methods promises: the same search for all, and results that no thread
+// changes.
+#include "training_runs.hpp"
+
+#include <cmath>
+#include <stdexcept>
+#include <vector>
+
+#include "catch.hpp"
+#include "statistics.hpp"
+
+using examples::Run;
+
+namespace {
+
+/// A method's score is best at its own rate.
+double ScoreAt(const Run& run) {
+  const double best = run.method == 0 ? 0.003 : 0.05;
+  return -std::abs(std::log(run.learningRate / best));
+}
+
+std::vector<Run> Search(unsigned workers) {
+  return examples::SearchRates({0, 1}, {.rounds = 3, .seeds = 2, .workers = workers}, {},
+                               [](Run& run) { run.score = ScoreAt(run); });
+}
+
+}  // namespace
+
+TEST_CASE("every method gets the same number of runs, with seeds that the final runs never have") {
+  const std::vector<Run> runs = Search(2);
+  REQUIRE(examples::RunsOf(runs, 0).size() == 2 * (4 + 2 + 2));
+  REQUIRE(examples::RunsOf(runs, 1).size() == examples::RunsOf(runs, 0).size());
+  for (const Run& run : runs) REQUIRE((run.seed == 1001 || run.seed == 1002));
+}
+
+TEST_CASE("the search comes within a factor of 1.2 of the best rate, and workers change nothing") {
+  const std::vector<Run> runs = Search(1);
+  const std::vector<Run> parallel = Search(3);
+  for (const std::size_t method : {std::size_t{0}, std::size_t{1}}) {
+    const double rate = examples::BestRate(examples::RunsOf(runs, method));
+    REQUIRE(std::abs(std::log(rate / (method == 0 ? 0.003 : 0.05))) < std::log(1.2));
+    REQUIRE(examples::BestRate(examples::RunsOf(parallel, method)) == rate);
+  }
+}
+
+TEST_CASE("of equally good rates the lowest is taken, and a rate is judged by the mean of its runs") {
+  REQUIRE(examples::BestRate({{.learningRate = 0.2, .score = 1}, {.learningRate = 0.1, .score = 1}}) == 0.1);
+  REQUIRE(examples::BestRate({{.learningRate = 0.1, .score = 9},
+                              {.learningRate = 0.1, .score = 0},
+                              {.learningRate = 0.2, .score = 5}}) == 0.2);
+}
+
+TEST_CASE("what a run throws reaches the caller") {
+  std::vector<Run> runs(5);
+  REQUIRE_THROWS_AS(examples::ForEachRun(runs, 2, "", {}, [](Run&) { throw std::runtime_error("a run"); }),
+                    std::runtime_error);
+}
+
+TEST_CASE("means, deviations and the quantile of their interval") {
+  const auto [mean, deviation] = examples::MeanAndDeviation({1, 2, 6});
+  REQUIRE(mean == 3);
+  REQUIRE(std::abs(deviation - std::sqrt(7.0)) < 1e-12);
+  REQUIRE(examples::MeanAndDeviation({4}).deviation == 0);
+  REQUIRE(examples::StudentQuantile(4) == 2.776);  // five runs
+}
