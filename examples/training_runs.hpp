@@ -18,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/error.hpp"
+
 namespace examples {
 
 /// One training run. The seeds of a search are 1001 and up, those of the final runs 1 and up.
@@ -125,6 +127,29 @@ inline std::vector<Run> SearchRates(const std::vector<std::size_t>& methods, con
     all.insert(all.end(), runs.begin(), runs.end());
   }
   return all;
+}
+
+/// The runs that follow a search: a method's best rate, with the seeds 1 and up.
+inline std::vector<Run> FinalRuns(std::size_t method, const std::vector<Run>& searched, std::uint64_t seeds) {
+  std::vector<Run> runs;
+  const double rate = BestRate(RunsOf(searched, method));
+  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+    runs.push_back({.method = method, .learningRate = rate, .seed = seed});
+  }
+  return runs;
+}
+
+/// Runs a training, takes its time and then its score; one whose loss is no longer finite gets `worst`.
+inline void TrainAndScore(Run& run, double worst, const std::function<void()>& training,
+                          const std::function<double()>& score) {
+  const double start = ThreadSeconds();
+  try {
+    training();
+  } catch (const nola::StateError&) {
+    run.diverged = true;
+  }
+  run.cpuSeconds = ThreadSeconds() - start;
+  run.score = run.diverged ? worst : score();
 }
 
 }  // namespace examples

@@ -1,17 +1,13 @@
 // Which basis, how many of them, which rank: adapters of many kinds on several tasks, all tuned by the same
 // search.
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <iostream>
 #include <map>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -99,10 +95,9 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
       all, settings.search, {}, [&](examples::Run& run) { task.adapt(methods[run.method], false, run); });
   std::vector<examples::Run> runs;
   for (const std::size_t i : all) {
-    rows[i].rate = examples::BestRate(examples::RunsOf(searched, i));
-    for (std::uint64_t seed = 1; seed <= settings.seeds; ++seed) {
-      runs.push_back({.method = i, .learningRate = rows[i].rate, .seed = seed});
-    }
+    const auto own = examples::FinalRuns(i, searched, settings.seeds);
+    rows[i].rate = own.front().learningRate;
+    runs.insert(runs.end(), own.begin(), own.end());
   }
   examples::ForEachRun(runs, settings.search.workers, "", {},
                        [&](examples::Run& run) { task.adapt(methods[run.method], true, run); });

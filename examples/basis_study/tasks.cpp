@@ -28,19 +28,6 @@ std::function<Index(const AdapterConfig&)> Counter(std::shared_ptr<Network> netw
   };
 }
 
-/// Runs a training and takes its time. A loss that is no longer finite gives the score of a diverged run.
-void TakeTime(examples::Run& run, double worst, const std::function<void()>& training,
-              const std::function<double()>& score) {
-  const double start = examples::ThreadSeconds();
-  try {
-    training();
-  } catch (const nola::StateError&) {
-    run.diverged = true;
-  }
-  run.cpuSeconds = examples::ThreadSeconds() - start;
-  run.score = run.diverged ? worst : score();
-}
-
 }  // namespace
 
 basis_study::Task FashionTask(const std::filesystem::path& data) {
@@ -59,7 +46,7 @@ basis_study::Task FashionTask(const std::filesystem::path& data) {
     nola::AdaptLayers<float>(*adapted, Seeded(config, run.seed));
     nola::AdamW<float> optimizer(*adapted);
     nola::Trainer<float> trainer(*adapted, optimizer, Recipe(settings, run.learningRate, run.seed));
-    TakeTime(
+    examples::TrainAndScore(
         run, 0,
         [&] { trainer.Run(parts->training.pixels, nola::ClassificationLoss<float>(parts->training.labels)); },
         [&] { return 100 * nola::EvaluateAccuracy(*adapted, judge.pixels, judge.labels); });
@@ -92,7 +79,7 @@ Task DetectorTask(const std::filesystem::path& directory) {
   task.adapt = [=](const AdapterConfig& config, bool isTest, examples::Run& run) {
     Detector adapted = Copy(data->shipped);
     nola::AdaptLayers<float>(*adapted.network, Seeded(config, run.seed));
-    TakeTime(
+    examples::TrainAndScore(
         run, 0,
         [&] {
           TrainHead(adapted, isTest ? data->all : data->part,
@@ -121,7 +108,7 @@ Task TextTask() {
   task.adapt = [=](const AdapterConfig& config, bool isTest, examples::Run& run) {
     const auto adapted = std::dynamic_pointer_cast<text::Network>(network->Clone());
     nola::AdaptLayers<float>(*adapted, Seeded(config, run.seed));
-    TakeTime(
+    examples::TrainAndScore(
         run, -8,
         [&] {
           text::Train(

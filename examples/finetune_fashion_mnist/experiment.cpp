@@ -115,16 +115,11 @@ std::shared_ptr<nola::ILayer<float>> Train(const Network& base, const Method& me
                                            const LabelledImages& training, const LabelledImages& judge,
                                            const Settings& settings, Run& run) {
   std::shared_ptr<nola::ILayer<float>> network = Prepare(base, method, run.seed);
-  const double start = examples::ThreadSeconds();
   nola::AdamW<float> optimizer(*network);
   nola::Trainer<float> trainer(*network, optimizer, Recipe(settings, run.learningRate, run.seed));
-  try {
-    trainer.Run(training.pixels, nola::ClassificationLoss<float>(training.labels));
-  } catch (const nola::StateError&) {
-    run.diverged = true;
-  }
-  run.cpuSeconds = examples::ThreadSeconds() - start;
-  run.score = run.diverged ? 0 : nola::EvaluateAccuracy(*network, judge.pixels, judge.labels);
+  examples::TrainAndScore(
+      run, 0, [&] { trainer.Run(training.pixels, nola::ClassificationLoss<float>(training.labels)); },
+      [&] { return nola::EvaluateAccuracy(*network, judge.pixels, judge.labels); });
   return network;
 }
 
@@ -147,10 +142,9 @@ Results Compare(const Network& base, const Task& task, const std::vector<Method>
       results.methods[i].meanAccuracy = nola::EvaluateAccuracy(base, task.test.pixels, task.test.labels);
       continue;
     }
-    results.methods[i].learningRate = examples::BestRate(examples::RunsOf(results.search, i));
-    for (std::uint64_t seed = 1; seed <= settings.seeds; ++seed) {
-      results.final.push_back({.method = i, .learningRate = results.methods[i].learningRate, .seed = seed});
-    }
+    const auto own = examples::FinalRuns(i, results.search, settings.seeds);
+    results.methods[i].learningRate = own.front().learningRate;
+    results.final.insert(results.final.end(), own.begin(), own.end());
   }
   examples::ForEachRun(results.final, settings.workers, "training", progress, [&](Run& run) {
     const Method& method = methods[run.method];
