@@ -3,13 +3,17 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <iostream>
 #include <map>
+#include <optional>
+#include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "statistics.hpp"
@@ -33,6 +37,7 @@ struct Settings {
   std::vector<Index> ranks = {1, 2, 4, 8, 16};
   std::uint64_t seeds = 5;
   examples::SearchSettings search = {.rounds = 2, .seeds = 1};
+  bool resume = false;
 };
 
 /// What the study says of a method on a task.
@@ -116,28 +121,51 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
 
 class Report {
  public:
-  explicit Report(const Settings& settings) : settings_(settings), csv_(settings.output / "results.csv") {
-    csv_ << "task,metric,method,rank,bases,distribution,trained_numbers,learning_rate,score_mean,"
-            "score_deviation,score_interval_95,seeds,seconds\n";
+  explicit Report(const Settings& settings) : settings_(settings), path_(settings.output / "results.csv") {
+    if (settings.resume) ReadTable();
   }
 
-  void Add(const Task& task, const Row& row) {
-    const bool isNOLA = row.config.kind == AdapterKind::nola;
-    const double interval = row.Interval(settings_.seeds);
-    csv_ << task.name << ',' << task.metric << ',' << (isNOLA ? "NOLA" : "LoRA") << ',' << row.config.rank
-         << ',' << (isNOLA ? row.config.numBasisA : 0) << ','
-         << (isNOLA ? nola::DistributionName(row.config.distribution) : "") << ',' << row.numbers << ','
-         << row.rate << ',' << row.mean << ',' << row.deviation << ',' << interval << ',' << settings_.seeds
-         << ',' << row.seconds << std::endl;
+  /// The row that an earlier study with the same settings left.
+  std::optional<Row> Earlier(const Task& task, const AdapterConfig& config) const {
+    const auto found = earlier_.find(What(task, config));
+    if (found == earlier_.end()) return std::nullopt;
+    Row row{.config = config};
+    double interval = 0;
+    char comma = ',';
+    std::istringstream text(found->second);
+    text >> row.numbers >> comma >> row.rate >> comma >> row.mean >> comma >> row.deviation >> comma >>
+        interval >> comma >> row.seconds;
+    if (!text) throw nola::FileError("a damaged line in " + path_.string() + ": " + found->second);
+    return row;
+  }
+
+  void Print(const Row& row) const {
     std::cout << "  " << std::left << std::setw(42) << Name(row.config) << std::right << std::setw(9)
               << row.numbers << std::fixed << std::setprecision(4) << std::setw(9) << row.rate
-              << std::setprecision(3) << std::setw(10) << row.mean << " +- " << std::setw(6) << interval
-              << std::setprecision(1) << std::setw(8) << row.seconds << std::endl;
+              << std::setprecision(3) << std::setw(10) << row.mean << " +- " << std::setw(6)
+              << row.Interval(settings_.seeds) << std::setprecision(1) << std::setw(8) << row.seconds
+              << std::endl;
   }
 
-  void CheckWritten() {
-    csv_.flush();
-    if (!csv_) throw nola::FileError("cannot write " + (settings_.output / "results.csv").string());
+  /// All rows so far and those of an earlier study that are not reached yet. The old file stays until the new
+  /// one is whole.
+  void WriteTable(const std::vector<std::pair<Task, std::vector<Row>>>& studied) const {
+    const std::filesystem::path beside = path_.string() + ".new";
+    std::ofstream csv(beside);
+    csv << kWhatColumns << ',' << kResultColumns << '\n';
+    auto left = earlier_;
+    for (const auto& [task, rows] : studied) {
+      for (const Row& row : rows) {
+        const std::string what = What(task, row.config);
+        csv << what << ',' << row.numbers << ',' << row.rate << ',' << row.mean << ',' << row.deviation << ','
+            << row.Interval(settings_.seeds) << ',' << row.seconds << '\n';
+        left.erase(what);
+      }
+    }
+    for (const auto& [what, result] : left) csv << what << ',' << result << '\n';
+    csv.close();
+    if (!csv) throw nola::FileError("cannot write " + beside.string());
+    std::filesystem::rename(beside, path_);
   }
 
   /// What the choice of a basis turns on: how far the others are from Hadamard, over all numbers of bases.
@@ -220,8 +248,41 @@ class Report {
   }
 
  private:
+  static constexpr const char* kWhatColumns =
+      "task,metric,method,rank,bases,distribution,seeds,search_rounds,search_seeds";
+  static constexpr const char* kResultColumns =
+      "trained_numbers,learning_rate,score_mean,score_deviation,score_interval_95,seconds";
+
+  /// What was run, as the table's first columns.
+  std::string What(const Task& task, const AdapterConfig& config) const {
+    const bool isNOLA = config.kind == AdapterKind::nola;
+    return nola::detail::Message(task.name, ',', task.metric, ',', isNOLA ? "NOLA" : "LoRA", ',', config.rank,
+                                 ',', isNOLA ? config.numBasisA : 0, ',',
+                                 isNOLA ? nola::DistributionName(config.distribution) : "", ',',
+                                 settings_.seeds, ',', settings_.search.rounds, ',', settings_.search.seeds);
+  }
+
+  void ReadTable() {
+    std::ifstream csv(path_);
+    if (!csv) return;
+    std::string line;
+    std::getline(csv, line);
+    if (line != std::string(kWhatColumns) + ',' + kResultColumns) {
+      throw nola::FileError("no table of this program to go on with: '" + path_.string() + "'");
+    }
+    const auto commas = std::count(kWhatColumns, kWhatColumns + std::strlen(kWhatColumns), ',');
+    while (std::getline(csv, line)) {
+      std::size_t end = line.find(',');
+      for (std::ptrdiff_t i = 0; i < commas && end != std::string::npos; ++i) end = line.find(',', end + 1);
+      if (end == std::string::npos)
+        throw nola::FileError("a damaged line in " + path_.string() + ": " + line);
+      earlier_[line.substr(0, end)] = line.substr(end + 1);
+    }
+  }
+
   const Settings& settings_;
-  std::ofstream csv_;
+  std::filesystem::path path_;
+  std::map<std::string, std::string> earlier_;  ///< what was run, and the rest of its line
 };
 
 Task MakeTask(const std::string& name, const Settings& settings) {
@@ -240,14 +301,23 @@ void Run(const Settings& settings) {
   for (const std::vector<AdapterConfig>& group : Groups(settings)) {
     for (auto& [task, rows] : studied) {
       std::vector<AdapterConfig> methods = group;
-      for (AdapterConfig& method : methods) method.targetModules = task.layers;
-      std::cout << task.name << " (" << task.metric << "; unadapted " << task.unadapted
-                << "): numbers, rate, test, seconds\n";
-      for (const Row& row : Study(task, methods, settings)) {
-        report.Add(task, row);
-        rows.push_back(row);
+      std::vector<AdapterConfig> missing;
+      for (AdapterConfig& method : methods) {
+        method.targetModules = task.layers;
+        if (!report.Earlier(task, method)) missing.push_back(method);
       }
-      report.CheckWritten();
+      if (!missing.empty()) {
+        std::cout << task.name << " (" << task.metric << "; unadapted " << task.unadapted
+                  << "): numbers, rate, test, seconds\n";
+      }
+      const std::vector<Row> made = Study(task, missing, settings);
+      auto next = made.begin();
+      for (const AdapterConfig& method : methods) {
+        const auto earlier = report.Earlier(task, method);
+        rows.push_back(earlier ? *earlier : *next++);
+        if (!earlier) report.Print(rows.back());
+      }
+      report.WriteTable(studied);
     }
     report.WritePlot(studied);
   }
@@ -304,6 +374,8 @@ int main(int argc, char** argv) {
   app.add_option("--workers", settings.search.workers, "runs at a time; changes no result")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
+  app.add_flag("--resume", settings.resume,
+               "keep the rows that results.csv in the output directory has, run the others");
   CLI11_PARSE(app, argc, argv);
   try {
     Run(settings);
