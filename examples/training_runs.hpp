@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <ostream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -35,6 +37,33 @@ struct Run {
 
 /// Is told what runs, how many runs of this part are done and how many there are; from one thread at a time.
 using Progress = std::function<void(const std::string& part, std::size_t done, std::size_t total)>;
+
+/// A Progress that rewrites one line of a terminal: how many runs of a part are done, and how long the rest
+/// will take.
+class RunsLine {
+ public:
+  /// @param stream  must outlive the runs.
+  explicit RunsLine(std::ostream& stream) : stream_(&stream) {}
+
+  void operator()(const std::string& part, std::size_t done, std::size_t total) {
+    const auto now = std::chrono::steady_clock::now();
+    if (part != part_) {
+      part_ = part;
+      start_ = last_;
+    }
+    last_ = now;
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    *stream_ << "\r" << part << ": " << done << " of " << total << " runs, "
+             << static_cast<long>(seconds / static_cast<double>(done) * static_cast<double>(total - done))
+             << " s left      " << (done == total ? "\n" : "") << std::flush;
+  }
+
+ private:
+  std::ostream* stream_;
+  std::string part_;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point start_ = last_;
+};
 
 /// Processor time of the calling thread: what a run costs, whatever else the machine does.
 inline double ThreadSeconds() {

@@ -3,7 +3,9 @@
 #include "training_runs.hpp"
 
 #include <cmath>
+#include <sstream>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "catch.hpp"
@@ -62,4 +64,14 @@ TEST_CASE("means, deviations and the quantile of their interval") {
   REQUIRE(std::abs(deviation - std::sqrt(7.0)) < 1e-12);
   REQUIRE(examples::MeanAndDeviation({4}).deviation == 0);
   REQUIRE(examples::StudentQuantile(4) == 2.776);  // five runs
+}
+
+TEST_CASE("a line of runs says the part, how many are done and of how many, and ends with the last") {
+  std::ostringstream stream;
+  examples::RunsLine line(stream);
+  line("search", 1, 2);
+  line("search", 2, 2);
+  REQUIRE(stream.str().find("\rsearch: 1 of 2 runs, ") == 0);
+  REQUIRE(stream.str().find("\rsearch: 2 of 2 runs, 0 s left") != std::string::npos);
+  REQUIRE(stream.str().back() == '\n');
 }

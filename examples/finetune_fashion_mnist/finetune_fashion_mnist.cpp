@@ -191,28 +191,6 @@ std::vector<Method> MethodsOf(const Options& options) {
   return methods;
 }
 
-/// One line that is rewritten: how many runs of a part are done, and how long the rest will take.
-class RunsLine {
- public:
-  void operator()(const std::string& part, std::size_t done, std::size_t total) {
-    const auto now = std::chrono::steady_clock::now();
-    if (part != part_) {
-      part_ = part;
-      start_ = last_;
-    }
-    last_ = now;
-    const double seconds = std::chrono::duration<double>(now - start_).count();
-    std::cerr << "\r" << part << ": " << done << " of " << total << " runs, "
-              << static_cast<long>(seconds / static_cast<double>(done) * static_cast<double>(total - done))
-              << " s left      " << (done == total ? "\n" : "") << std::flush;
-  }
-
- private:
-  std::string part_;
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-  std::chrono::steady_clock::time_point start_ = last_;
-};
-
 /// The images as the network is to see them.
 Dataset ReadImages(const Options& options) {
   Dataset data = ReadDataset(options.data);
@@ -268,7 +246,7 @@ void CompareMethods(const Options& options) {
 
   const std::vector<Method> methods = MethodsOf(options);
   const Results results = Compare(base, task, methods, settings, adapters, {{"pixels", PixelsNote(options)}},
-                                  terminal ? Progress(RunsLine()) : Progress());
+                                  terminal ? examples::RunsLine(std::cerr) : Progress());
   PrintTable(results, std::cout);
 
   const std::filesystem::path script = options.output / "accuracy.gp";

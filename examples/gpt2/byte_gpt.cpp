@@ -3,29 +3,30 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iomanip>
 #include <iostream>
-#include <map>
 #include <memory>
-#include <optional>
-#include <sstream>
+#include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "byte_text.hpp"
 #include "generation.hpp"
 #include "nola/adapters/adapt_layers.hpp"
+#include "nola/io/load_adapters.hpp"
 #include "nola/io/save_adapters.hpp"
 #include "nola/io/weight_file.hpp"
 #include "nola/training/progress_line.hpp"
 #include "statistics.hpp"
 #include "text_training.hpp"
+#include "training_runs.hpp"
 
 namespace {
 
@@ -35,14 +36,16 @@ struct Settings {
   std::filesystem::path output = "byte_gpt_results";
   std::string pretrainText;
   std::string adaptText = text::kJargonFile;
-  Index width = 96;
-  Index blocks = 3;
+  Index width = 256;
+  Index blocks = 2;
   Index heads = 4;
   Index context = 128;
   Index pretrainSteps = 1500;
   Index steps = 300;
   Index batchSize = 8;
-  Index seeds = 3;
+  std::uint64_t seeds = 3;
+  int searchRounds = 2;
+  unsigned workers = 2;
   Index nolaRank = 16;
   Index sampleLength = 0;
   std::vector<std::string> methods = {"full", "LoRA r1", "LoRA r4", "NOLA"};
@@ -96,119 +99,115 @@ std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
 /// A way to adapt: `prepare` freezes, adapts and leaves what is to train. All are tuned by the same search.
 struct Method {
   std::string name;
-  double firstRate;
-  std::function<void(text::Network&)> prepare;
+  std::function<void(text::Network&, std::uint64_t seed)> prepare;
+  Index numbers = 0;  ///< that it trains
 };
 
+/// Full fine-tuning, LoRA on all layers of the blocks and NOLA on their feed-forward layers, where trials
+/// spent the same numbers best: with a twentieth of the numbers of LoRA rank 4, and with twice as many.
 std::vector<Method> Methods(const Settings& settings, const text::Network& pretrained) {
-  const auto adapted = [](text::Network& network, nola::AdapterConfig config, const char* layers) {
+  const auto adaptedBy = [](nola::AdapterConfig config, const char* layers) {
     config.targetModules = {layers};
-    return static_cast<Index>(nola::AdaptLayers<float>(network, config).size());
-  };
-  const auto lora = [=](Index rank) {
-    return [=](text::Network& network) {
-      adapted(network, {.kind = nola::AdapterKind::lora, .rank = rank}, "blocks.*");
+    return [config](text::Network& network, std::uint64_t seed) {
+      nola::AdapterConfig seeded = config;
+      seeded.seed = 1000 * seed;  // LoRA counts on from it, a layer at a time
+      nola::AdaptLayers<float>(network, seeded);
     };
   };
-  // The feed-forward layers alone: trials spent the same numbers there best, by a little.
-  const auto nolaOf = [=, rank = settings.nolaRank](Index count) {
-    return [=](text::Network& network) {
-      return adapted(network, {.rank = rank, .numBasisA = count, .numBasisB = count}, "blocks.*.mlp.*");
-    };
+  const auto lora = [&](Index rank) {
+    return adaptedBy({.kind = nola::AdapterKind::lora, .rank = rank}, "blocks.*");
   };
-  const auto probe = [&] { return std::dynamic_pointer_cast<text::Network>(pretrained.Clone()); };
-  const auto reference = probe();
-  lora(4)(*reference);
-  const Index bases = std::max<Index>(1, reference->ParameterCount() / 20 / nolaOf(1)(*probe()) / 2);
-  const std::string nolaName = "NOLA r" + std::to_string(settings.nolaRank) + " k";
-  return {{"full", 4e-3, [](text::Network& network) { network.SetTrainable(true); }},
-          {"LoRA r1", 4e-2, lora(1)},
-          {"LoRA r4", 2e-2, lora(4)},
-          {nolaName + std::to_string(bases), 4e-2, nolaOf(bases)},
-          {nolaName + std::to_string(5 * bases), 2e-2, nolaOf(5 * bases)}};
+  const auto nolaOf = [&](Index bases) {
+    return adaptedBy({.rank = settings.nolaRank, .numBasisA = bases, .numBasisB = bases}, "blocks.*.mlp.*");
+  };
+  const auto numbers = [&](const auto& prepare) {
+    const auto network = std::dynamic_pointer_cast<text::Network>(pretrained.Clone());
+    prepare(*network, 0);
+    return network->ParameterCount();
+  };
+  std::vector<Method> methods = {
+      {"full", [](text::Network& network, std::uint64_t) { network.SetTrainable(true); }},
+      {"LoRA r1", lora(1)},
+      {"LoRA r4", lora(4)}};
+  const Index twentieth = std::max<Index>(1, numbers(lora(4)) / 20 / numbers(nolaOf(1)));
+  for (const Index bases : {twentieth, 2 * twentieth}) {
+    methods.push_back({nola::detail::Message("NOLA r", settings.nolaRank, " k", bases), nolaOf(bases)});
+  }
+  for (Method& method : methods) method.numbers = numbers(method.prepare);
+  return methods;
 }
 
 struct Result {
   std::string method;
   Index numbers = 0;
-  std::uint64_t fileBytes = 0;
   double rate = 0;
-  std::vector<double> bits;  ///< on the test text, a seed each
-  double seconds = 0;        ///< of one training
-
-  double Mean() const { return examples::MeanAndDeviation(bits).mean; }
-  double Deviation() const { return examples::MeanAndDeviation(bits).deviation; }
+  std::size_t fileBytes = 0;
+  examples::Statistics bits;  ///< a character of the test text
+  double seconds = 0;         ///< of processor time for one training
 };
 
-/// One method through the search that all go through: from its first rate by factors of 2 uphill until the
-/// held-back training text gets worse on both sides of the best; then more seeds at that rate.
-class MethodStudy {
- public:
-  MethodStudy(const Settings& settings, const text::Network& pretrained, const text::Parts& parts,
-              Method method)
-      : settings_(settings), pretrained_(pretrained), parts_(parts), method_(std::move(method)) {}
+examples::Progress RunsLine() {
+  return isatty(STDERR_FILENO) == 1 ? examples::Progress(examples::RunsLine(std::cerr)) : nullptr;
+}
 
-  Result Run() {
-    Try(0);
-    for (const int direction : {-1, 1}) {
-      for (int next = direction; bits_.at(best_) == bits_.at(next - direction); next += direction) Try(next);
-    }
-    Result result{method_.name, bestNetwork_->ParameterCount(), 0, Rate(best_), {}, seconds_};
-    const std::filesystem::path file = settings_.output / (method_.name + ".safetensors");
-    result.fileBytes = nola::FindAdapters<float>(*bestNetwork_).empty()
-                           ? nola::SaveWeights<float>(*bestNetwork_, file)
-                           : nola::SaveAdapters<float>(*bestNetwork_, file).fileBytes;
-    result.bits.push_back(text::BitsPerCharacter(*bestNetwork_, parts_.test));
-    for (Index seed = 1; seed < settings_.seeds; ++seed) {
-      result.bits.push_back(text::BitsPerCharacter(*Train(result.rate, seed), parts_.test));
-    }
-    return result;
-  }
+std::filesystem::path FileOf(const Settings& settings, const Method& method) {
+  return settings.output / (method.name + ".safetensors");
+}
 
-  const text::Network& BestNetwork() const { return *bestNetwork_; }
-
- private:
-  double Rate(int exponent) const { return method_.firstRate * std::pow(2.0, exponent); }
-
-  std::shared_ptr<text::Network> Train(double rate, Index seed) {
-    auto network = std::dynamic_pointer_cast<text::Network>(pretrained_.Clone());
-    method_.prepare(*network);
-    const auto start = std::chrono::steady_clock::now();
-    text::Train(*network, parts_.training,
-                {.steps = settings_.steps,
-                 .batchSize = settings_.batchSize,
-                 .learningRate = rate,
-                 .seed = 1000 + static_cast<std::uint64_t>(seed)});
-    seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+/// Tunes all methods by the same search, then trains each with several seeds; the first one's file is kept.
+std::vector<Result> Compare(const Settings& settings, const text::Network& pretrained,
+                            const text::Parts& parts, const std::vector<Method>& methods) {
+  constexpr double kWorst = -8;  // of a run that diverged: a byte has 8 bits
+  const auto adapt = [&](examples::Run& run, const text::Tokens& judge) {
+    auto network = std::dynamic_pointer_cast<text::Network>(pretrained.Clone());
+    methods[run.method].prepare(*network, run.seed);
+    examples::TrainAndScore(
+        run, kWorst,
+        [&] {
+          text::Train(*network, parts.training,
+                      {.steps = settings.steps,
+                       .batchSize = settings.batchSize,
+                       .learningRate = run.learningRate,
+                       .seed = run.seed});
+        },
+        [&] { return -text::BitsPerCharacter(*network, judge); });
     return network;
+  };
+  std::vector<std::size_t> all(methods.size());
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  const auto searched =
+      examples::SearchRates(all, {.rounds = settings.searchRounds, .seeds = 1, .workers = settings.workers},
+                            RunsLine(), [&](examples::Run& run) { adapt(run, parts.validation); });
+  std::vector<examples::Run> runs;
+  for (const std::size_t method : all) {
+    const auto own = examples::FinalRuns(method, searched, settings.seeds);
+    runs.insert(runs.end(), own.begin(), own.end());
   }
-
-  void Try(int exponent) {
-    std::shared_ptr<text::Network> network;
-    double bits = 1e9;  // of a rate that diverges
-    try {
-      network = Train(Rate(exponent), 0);
-      bits = text::BitsPerCharacter(*network, parts_.validation);
-    } catch (const nola::StateError&) {
+  examples::ForEachRun(runs, settings.workers, "final runs", RunsLine(), [&](examples::Run& run) {
+    const auto network = adapt(run, parts.test);
+    if (run.seed > 1) return;
+    const std::filesystem::path file = FileOf(settings, methods[run.method]);
+    run.fileBytes = nola::FindAdapters<float>(*network).empty()
+                        ? nola::SaveWeights<float>(*network, file)
+                        : nola::SaveAdapters<float>(*network, file).fileBytes;
+  });
+  std::vector<Result> results;
+  for (const std::size_t method : all) {
+    Result result;
+    result.method = methods[method].name;
+    result.numbers = methods[method].numbers;
+    std::vector<double> bits;
+    for (const examples::Run& run : examples::RunsOf(runs, method)) {
+      result.rate = run.learningRate;
+      result.fileBytes += run.fileBytes;
+      result.seconds += run.cpuSeconds / static_cast<double>(settings.seeds);
+      bits.push_back(-run.score);
     }
-    std::cout << "  " << method_.name << " at " << std::defaultfloat << Rate(exponent) << ": " << std::fixed
-              << std::setprecision(3) << bits << " on held-back training text" << std::endl;
-    bits_[exponent] = bits;
-    if (!bestNetwork_ || bits < bits_.at(best_)) {
-      best_ = exponent;
-      if (network) bestNetwork_ = network;
-    }
+    result.bits = examples::MeanAndDeviation(bits);
+    results.push_back(result);
   }
-
-  const Settings& settings_;
-  const text::Network& pretrained_;
-  const text::Parts& parts_;
-  Method method_;
-  std::map<int, double> bits_;
-  int best_ = 0;
-  std::shared_ptr<text::Network> bestNetwork_;
-  double seconds_ = 0;
-};
+  return results;
+}
 
 void PrintTable(const Settings& settings, double frozen, const std::vector<Result>& results) {
   const auto reference = std::find_if(results.begin(), results.end(),
@@ -220,22 +219,23 @@ void PrintTable(const Settings& settings, double frozen, const std::vector<Resul
   std::cout << "\nmethod          trained   file bytes      rate  bits/char    +-     of LoRA r4's gap   s\n"
             << "frozen                0            0         -" << std::setw(11) << frozen << "\n";
   for (const Result& result : results) {
-    const double closed =
-        reference == results.end() ? std::nan("") : (frozen - result.Mean()) / (frozen - reference->Mean());
+    const double closed = reference == results.end()
+                              ? std::nan("")
+                              : (frozen - result.bits.mean) / (frozen - reference->bits.mean);
     std::cout << std::left << std::setw(14) << result.method << std::right << std::setw(9) << result.numbers
               << std::setw(13) << result.fileBytes << std::setw(10) << std::defaultfloat << result.rate
-              << std::fixed << std::setprecision(3) << std::setw(11) << result.Mean() << std::setw(8)
-              << result.Deviation() << std::setw(14) << std::setprecision(0) << 100 * closed << " %"
+              << std::fixed << std::setprecision(3) << std::setw(11) << result.bits.mean << std::setw(8)
+              << result.bits.deviation << std::setw(14) << std::setprecision(0) << 100 * closed << " %"
               << std::setprecision(1) << std::setw(12) << result.seconds << std::setprecision(3) << "\n";
     csv << result.method << "," << result.numbers << "," << result.fileBytes << "," << std::defaultfloat
-        << result.rate << std::fixed << "," << result.Mean() << "," << result.Deviation() << ","
-        << result.bits.size() << "," << closed << "," << result.seconds << "\n";
+        << result.rate << std::fixed << "," << result.bits.mean << "," << result.bits.deviation << ","
+        << settings.seeds << "," << closed << "," << result.seconds << "\n";
   }
   csv.flush();
   if (!csv) throw nola::FileError("cannot write " + (settings.output / "results.csv").string());
 }
 
-void PrintSample(const char* title, const text::Network& network, Index length) {
+void PrintSample(const std::string& title, const text::Network& network, Index length) {
   std::cout << "\n" << title << ":\n";
   text::Generate(network, text::Bytes("The hacker "), length, {}, [](std::int32_t byte) {
     std::cout << static_cast<char>(byte);
@@ -251,32 +251,32 @@ void Run(const Settings& settings) {
   const double frozen = text::BitsPerCharacter(*pretrained, parts.test);
   std::cout << std::fixed << std::setprecision(3) << "frozen: " << frozen
             << " bits per character on the new text, " << parts.training.size() << " bytes to adapt to\n";
-  std::vector<Result> results;
-  std::shared_ptr<text::Network> adapted;
-  for (const Method& method : Methods(settings, *pretrained)) {
-    const auto isAsked = [&](const std::string& name) { return method.name.starts_with(name); };
-    if (std::none_of(settings.methods.begin(), settings.methods.end(), isAsked)) continue;
-    MethodStudy study(settings, *pretrained, parts, method);
-    results.push_back(study.Run());
-    std::cout << "  " << method.name << ": " << results.back().Mean() << " on the test text" << std::endl;
-    if (method.name.starts_with("NOLA") && !adapted) {
-      adapted = std::dynamic_pointer_cast<text::Network>(study.BestNetwork().Clone());
-    }
+  std::vector<Method> methods = Methods(settings, *pretrained);
+  std::erase_if(methods, [&](const Method& method) {
+    return std::none_of(settings.methods.begin(), settings.methods.end(),
+                        [&](const std::string& name) { return method.name.starts_with(name); });
+  });
+  PrintTable(settings, frozen, Compare(settings, *pretrained, parts, methods));
+  if (settings.sampleLength == 0) return;
+  PrintSample("pre-trained", *pretrained, settings.sampleLength);
+  for (const Method& method : methods) {
+    if (!method.name.starts_with("NOLA")) continue;
+    const auto network = std::dynamic_pointer_cast<text::Network>(pretrained->Clone());
+    nola::LoadAdapters<float>(*network, FileOf(settings, method));
+    PrintSample("adapted by " + method.name, *network, settings.sampleLength);
   }
-  PrintTable(settings, frozen, results);
-  if (settings.sampleLength > 0) PrintSample("pre-trained", *pretrained, settings.sampleLength);
-  if (settings.sampleLength > 0 && adapted) PrintSample("adapted by NOLA", *adapted, settings.sampleLength);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   Settings settings;
+  settings.workers = std::max(1U, std::thread::hardware_concurrency());
   CLI::App app(
       std::string(
           "Pre-trains a byte-level GPT on the King James Bible and adapts it to the Jargon File by full "
           "fine-tuning, LoRA and NOLA; prints bits per character and writes results.csv.\nData: ") +
-      text::kHowToGetTexts + ".");
+      text::kHowToGetTexts + "; elsewhere name two plain texts with --pretrain-text and --adapt-text.");
   app.add_option("-o,--output", settings.output, "directory for results and the pre-trained network")
       ->capture_default_str();
   app.add_option("--pretrain-text", settings.pretrainText,
@@ -292,17 +292,29 @@ int main(int argc, char** argv) {
   const auto* pretrainSteps = number("--pretrain-steps", settings.pretrainSteps, "steps of pre-training", 1);
   const auto* steps = number("--steps", settings.steps, "steps of each adaptation", 1);
   number("--batch", settings.batchSize, "windows a step", 1);
-  const auto* seeds = number("--seeds", settings.seeds, "trainings a method at its best rate", 1);
+  const auto* seeds = app.add_option("--seeds", settings.seeds, "trainings a method at its best rate")
+                          ->capture_default_str()
+                          ->check(CLI::Range(1, 1000));
+  const auto* rounds =
+      app.add_option("--search-rounds", settings.searchRounds,
+                     "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
+          ->capture_default_str()
+          ->check(CLI::Range(1, 10));
+  app.add_option("--workers", settings.workers, "trainings at a time; changes no result")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
   number("--nola-rank", settings.nolaRank, "rank of the NOLA adapters", 1);
   number("--sample", settings.sampleLength, "bytes of text to write before and after", 0);
   app.add_option("--methods", settings.methods, "the methods whose names begin so")->capture_default_str();
   app.add_flag("--quick", settings.quick,
-               "a small run that shows that all works: 200 + 40 steps, one seed, where not given otherwise");
+               "a small run that shows that all works: 200 + 40 steps, one seed, one round, where not given "
+               "otherwise");
   CLI11_PARSE(app, argc, argv);
   if (settings.quick) {
     if (pretrainSteps->count() == 0) settings.pretrainSteps = 200;
     if (steps->count() == 0) settings.steps = 40;
     if (seeds->count() == 0) settings.seeds = 1;
+    if (rounds->count() == 0) settings.searchRounds = 1;
   }
   try {
     Run(settings);

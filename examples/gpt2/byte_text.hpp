@@ -7,9 +7,7 @@
 
 namespace text {
 
-inline constexpr const char* kHowToGetTexts =
-    "Debian: apt install bible-kjv bible-kjv-text jargon-text; elsewhere name two plain texts with "
-    "--pretrain-text and --adapt-text";
+inline constexpr const char* kHowToGetTexts = "Debian: apt install bible-kjv bible-kjv-text jargon-text";
 inline constexpr const char* kJargonFile = "/usr/share/doc/jargon-text/jargon.txt.gz";
 
 /// A text, gzipped or not. @throws nola::FileError.
