@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <numbers>
 #include <string>
 #include <thread>
 #include <vector>
@@ -121,6 +122,31 @@ TEMPLATE_TEST_CASE("activations have the values of their formulas", "", float, d
   REQUIRE(near(ValueAt(nola::GELU<T>(1, nola::GELUFunction{true}), T(1)), 0.84119199060827676));
 }
 
+TEMPLATE_TEST_CASE("GELU by the tanh formula has its values and slopes from end to end", "", float, double) {
+  using T = TestType;
+  const Index count = 1003;  // not a multiple of a vector
+  Tensor<T> x(1, count);
+  for (Index i = 0; i < count; ++i) x(0, i) = static_cast<T>(-8 + 0.016 * static_cast<double>(i));
+  x(0, 0) = T(-1e30);
+  x(0, 1) = T(-1000);
+  x(0, count - 2) = T(1000);
+  x(0, count - 1) = T(1e30);
+  nola::GELU<T> layer(count, nola::GELUFunction{.tanhApproximation = true});
+  Tensor<T> y;
+  Tensor<T> dx;
+  layer.Forward(x, y);
+  layer.Backward(Tensor<T>::Ones(1, count), dx);
+  for (Index i = 0; i < count; ++i) {
+    const double at = x(0, i);
+    const double scale = std::sqrt(2 / std::numbers::pi);
+    const double t = std::tanh(scale * (at + 0.044715 * at * at * at));
+    const double slope =
+        std::abs(at) > 10 ? 0 : 0.5 * at * (1 - t * t) * scale * (1 + 3 * 0.044715 * at * at);
+    REQUIRE(std::abs(y(0, i) - 0.5 * at * (1 + t)) <= test::Rounding<T>() * std::abs(at));
+    REQUIRE(std::abs(dx(0, i) - (0.5 * (1 + t) + slope)) <= test::Rounding<T>());
+  }
+}
+
 TEST_CASE("activations neither overflow nor hide a NaN") {
   const float huge = std::numeric_limits<float>::max();
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -129,6 +155,7 @@ TEST_CASE("activations neither overflow nor hide a NaN") {
   REQUIRE(ValueAt(nola::Tanh<float>(1), -huge) == -1);
   REQUIRE(std::isnan(ValueAt(nola::ReLU<float>(1), nan)));
   REQUIRE(std::isnan(ValueAt(nola::GELU<float>(1), nan)));
+  REQUIRE(std::isnan(ValueAt(nola::GELU<float>(1, nola::GELUFunction{true}), nan)));
   REQUIRE(std::isnan(ValueAt(nola::Sigmoid<float>(1), nan)));
 }
 
