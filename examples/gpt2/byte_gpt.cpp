@@ -181,11 +181,13 @@ std::vector<Result> Compare(const Settings& settings, const text::Network& pretr
   std::vector<examples::Run> runs;
   for (const std::size_t method : all) {
     const auto own = examples::FinalRuns(method, searched, settings.seeds);
+    std::cout << "  " << methods[method].name << ": best rate " << std::defaultfloat
+              << own.front().learningRate << std::fixed << std::endl;
     runs.insert(runs.end(), own.begin(), own.end());
   }
   examples::ForEachRun(runs, settings.workers, "final runs", RunsLine(), [&](examples::Run& run) {
     const auto network = adapt(run, parts.test);
-    if (run.seed > 1) return;
+    if (run.seed > 1 || run.diverged) return;
     const std::filesystem::path file = FileOf(settings, methods[run.method]);
     run.fileBytes = nola::FindAdapters<float>(*network).empty()
                         ? nola::SaveWeights<float>(*network, file)
