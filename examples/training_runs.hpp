@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "nola/core/error.hpp"
+#include "statistics.hpp"
 
 namespace examples {
 
@@ -166,6 +167,26 @@ inline std::vector<Run> FinalRuns(std::size_t method, const std::vector<Run>& se
     runs.push_back({.method = method, .learningRate = rate, .seed = seed});
   }
   return runs;
+}
+
+/// What several runs of one method come to.
+struct Summary {
+  Statistics score;
+  double cpuSeconds = 0;      ///< mean of a training
+  std::size_t fileBytes = 0;  ///< of the one run that was saved
+};
+
+/// @pre runs is not empty
+inline Summary Summarise(const std::vector<Run>& runs) {
+  Summary summary;
+  std::vector<double> scores;
+  for (const Run& run : runs) {
+    scores.push_back(run.score);
+    summary.cpuSeconds += run.cpuSeconds / static_cast<double>(runs.size());
+    summary.fileBytes += run.fileBytes;
+  }
+  summary.score = MeanAndDeviation(scores);
+  return summary;
 }
 
 /// Runs a training, takes its time and then its score; one whose loss is no longer finite gets `worst`.

@@ -66,6 +66,15 @@ TEST_CASE("means, deviations and the quantile of their interval") {
   REQUIRE(examples::StudentQuantile(4) == 2.776);  // five runs
 }
 
+TEST_CASE("a summary has the mean score and time of the runs and the bytes of the one that was saved") {
+  const examples::Summary summary = examples::Summarise(
+      {{.score = 1, .cpuSeconds = 2, .fileBytes = 100}, {.score = 3, .cpuSeconds = 4, .fileBytes = 0}});
+  REQUIRE(summary.score.mean == 2);
+  REQUIRE(summary.score.deviation == std::sqrt(2.0));
+  REQUIRE(summary.cpuSeconds == 3);
+  REQUIRE(summary.fileBytes == 100);
+}
+
 TEST_CASE("a line of runs says the part, how many are done and of how many, and ends with the last") {
   std::ostringstream stream;
   examples::RunsLine line(stream);

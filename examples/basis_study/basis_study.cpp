@@ -10,12 +10,14 @@
 #include <iostream>
 #include <map>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "nola/io/atomic_file.hpp"
 #include "statistics.hpp"
 #include "tasks.hpp"
 
@@ -107,14 +109,10 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
   examples::ForEachRun(runs, settings.search.workers, "", {},
                        [&](examples::Run& run) { task.adapt(methods[run.method], true, run); });
   for (const std::size_t i : all) {
-    std::vector<double> scores;
-    for (const examples::Run& run : examples::RunsOf(runs, i)) {
-      scores.push_back(run.score);
-      rows[i].seconds += run.cpuSeconds / static_cast<double>(settings.seeds);
-    }
-    const auto statistics = examples::MeanAndDeviation(scores);
-    rows[i].mean = statistics.mean;
-    rows[i].deviation = statistics.deviation;
+    const examples::Summary summary = examples::Summarise(examples::RunsOf(runs, i));
+    rows[i].mean = summary.score.mean;
+    rows[i].deviation = summary.score.deviation;
+    rows[i].seconds = summary.cpuSeconds;
   }
   return rows;
 }
@@ -147,11 +145,9 @@ class Report {
               << std::endl;
   }
 
-  /// All rows so far and those of an earlier study that are not reached yet. The old file stays until the new
-  /// one is whole.
+  /// All rows so far and those of an earlier study that are not reached yet.
   void WriteTable(const std::vector<std::pair<Task, std::vector<Row>>>& studied) const {
-    const std::filesystem::path beside = path_.string() + ".new";
-    std::ofstream csv(beside);
+    std::ostringstream csv;
     csv << kWhatColumns << ',' << kResultColumns << '\n';
     auto left = earlier_;
     for (const auto& [task, rows] : studied) {
@@ -163,9 +159,10 @@ class Report {
       }
     }
     for (const auto& [what, result] : left) csv << what << ',' << result << '\n';
-    csv.close();
-    if (!csv) throw nola::FileError("cannot write " + beside.string());
-    std::filesystem::rename(beside, path_);
+    const std::string text = csv.str();
+    nola::AtomicFile file(path_);
+    file.Write(std::as_bytes(std::span(text)));
+    file.Commit();
   }
 
   /// What the choice of a basis turns on: how far the others are from Hadamard, over all numbers of bases.
@@ -300,11 +297,12 @@ void Run(const Settings& settings) {
   for (const Task& task : tasks) studied.emplace_back(task, std::vector<Row>());
   for (const std::vector<AdapterConfig>& group : Groups(settings)) {
     for (auto& [task, rows] : studied) {
-      std::vector<AdapterConfig> methods = group;
+      std::vector<std::optional<Row>> groupRows;
       std::vector<AdapterConfig> missing;
-      for (AdapterConfig& method : methods) {
+      for (AdapterConfig method : group) {
         method.targetModules = task.layers;
-        if (!report.Earlier(task, method)) missing.push_back(method);
+        groupRows.push_back(report.Earlier(task, method));
+        if (!groupRows.back()) missing.push_back(method);
       }
       if (!missing.empty()) {
         std::cout << task.name << " (" << task.metric << "; unadapted " << task.unadapted
@@ -312,8 +310,7 @@ void Run(const Settings& settings) {
       }
       const std::vector<Row> made = Study(task, missing, settings);
       auto next = made.begin();
-      for (const AdapterConfig& method : methods) {
-        const auto earlier = report.Earlier(task, method);
+      for (const std::optional<Row>& earlier : groupRows) {
         rows.push_back(earlier ? *earlier : *next++);
         if (!earlier) report.Print(rows.back());
       }

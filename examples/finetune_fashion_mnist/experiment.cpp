@@ -7,27 +7,10 @@
 #include <nola/io.hpp>
 #include <utility>
 
-#include "statistics.hpp"
-
 namespace fashion_mnist {
-namespace {
 
 using nola::Index;
 using Network = nola::Sequential<float>;
-
-void Summarise(const std::vector<Run>& runs, MethodResult& result) {
-  std::vector<double> accuracies;
-  for (const Run& run : runs) {
-    accuracies.push_back(run.score);
-    result.cpuSeconds += run.cpuSeconds / static_cast<double>(runs.size());
-    result.fileBytes += run.fileBytes;  // of the one run that was saved
-  }
-  const examples::Statistics statistics = examples::MeanAndDeviation(accuracies);
-  result.meanAccuracy = statistics.mean;
-  result.spread = statistics.deviation;
-}
-
-}  // namespace
 
 Parts Split(const Dataset& data, const Settings& settings) {
   if (settings.heldBack + settings.images > data.training.Count()) {
@@ -155,8 +138,12 @@ Results Compare(const Network& base, const Task& task, const std::vector<Method>
     run.fileBytes = SaveTrained(*network, method, TrainedFile(directory, method), ownNotes);
   });
   for (std::size_t i = 0; i < methods.size(); ++i) {
-    if (methods[i].kind != MethodKind::none)
-      Summarise(examples::RunsOf(results.final, i), results.methods[i]);
+    if (methods[i].kind == MethodKind::none) continue;
+    const examples::Summary summary = examples::Summarise(examples::RunsOf(results.final, i));
+    results.methods[i].meanAccuracy = summary.score.mean;
+    results.methods[i].spread = summary.score.deviation;
+    results.methods[i].cpuSeconds = summary.cpuSeconds;
+    results.methods[i].fileBytes = summary.fileBytes;
   }
   return results;
 }

@@ -198,14 +198,12 @@ std::vector<Result> Compare(const Settings& settings, const text::Network& pretr
     Result result;
     result.method = methods[method].name;
     result.numbers = methods[method].numbers;
-    std::vector<double> bits;
-    for (const examples::Run& run : examples::RunsOf(runs, method)) {
-      result.rate = run.learningRate;
-      result.fileBytes += run.fileBytes;
-      result.seconds += run.cpuSeconds / static_cast<double>(settings.seeds);
-      bits.push_back(-run.score);
-    }
-    result.bits = examples::MeanAndDeviation(bits);
+    const std::vector<examples::Run> own = examples::RunsOf(runs, method);
+    const examples::Summary summary = examples::Summarise(own);
+    result.rate = own.front().learningRate;
+    result.fileBytes = summary.fileBytes;
+    result.bits = {-summary.score.mean, summary.score.deviation};
+    result.seconds = summary.cpuSeconds;
     results.push_back(result);
   }
   return results;
