@@ -212,9 +212,9 @@ Mismatches BuiltFactors(nola::InstructionSet set) {
         const volatile T offset = generator.Element<T>(nola::Factor::offsetA, c, 0, p, shape);
         const volatile T expected = offset + sum;
         if (built(p, c) != expected) {
-          wrong.push_back(nola::detail::Message(nola::InstructionSetName(set), ": built ",
-                                                nola::DistributionName(distribution), " ", sizeof(T),
-                                                " bytes, position ", p, ", rank vector ", c));
+          wrong.push_back(
+              nola::Message({nola::InstructionSetName(set), ": built ", nola::DistributionName(distribution),
+                             " ", sizeof(T), " bytes, position ", p, ", rank vector ", c}));
         }
       }
     }

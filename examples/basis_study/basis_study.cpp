@@ -226,8 +226,8 @@ class Report {
           continue;
         }
         const std::string name = Name(row.config).substr(5);
-        curves[name.substr(0, name.find(','))] += nola::detail::Message(
-            row.config.numBasisA, " ", row.mean, " ", row.Interval(settings_.seeds), "\n");
+        curves[name.substr(0, name.find(','))] +=
+            nola::Message({row.config.numBasisA, " ", row.mean, " ", row.Interval(settings_.seeds), "\n"});
       }
       std::string command;
       for (const auto& [name, points] : curves) {
@@ -253,10 +253,10 @@ class Report {
   /// What was run, as the table's first columns.
   std::string What(const Task& task, const AdapterConfig& config) const {
     const bool isNOLA = config.kind == AdapterKind::nola;
-    return nola::detail::Message(task.name, ',', task.metric, ',', isNOLA ? "NOLA" : "LoRA", ',', config.rank,
-                                 ',', isNOLA ? config.numBasisA : 0, ',',
-                                 isNOLA ? nola::DistributionName(config.distribution) : "", ',',
-                                 settings_.seeds, ',', settings_.search.rounds, ',', settings_.search.seeds);
+    return nola::Message({task.name, ',', task.metric, ',', isNOLA ? "NOLA" : "LoRA", ',', config.rank, ',',
+                          isNOLA ? config.numBasisA : 0, ',',
+                          isNOLA ? nola::DistributionName(config.distribution) : "", ',', settings_.seeds,
+                          ',', settings_.search.rounds, ',', settings_.search.seeds});
   }
 
   void ReadTable() {

@@ -14,9 +14,8 @@ using Network = nola::Sequential<float>;
 
 Parts Split(const Dataset& data, const Settings& settings) {
   if (settings.heldBack + settings.images > data.training.Count()) {
-    throw nola::ConfigError(nola::detail::Message(settings.heldBack, " images held back and ",
-                                                  settings.images, " to adapt on, but there are ",
-                                                  data.training.Count()));
+    throw nola::ConfigError(nola::Message({settings.heldBack, " images held back and ", settings.images,
+                                           " to adapt on, but there are ", data.training.Count()}));
   }
   const auto turned = [](const LabelledImages& upright) {
     return LabelledImages{Turned(upright.pixels), upright.labels};
@@ -134,7 +133,7 @@ Results Compare(const Network& base, const Task& task, const std::vector<Method>
     const auto network = Train(base, method, task.training, task.test, settings, run);
     if (run.seed > 1 || run.diverged) return;
     std::map<std::string, std::string> ownNotes = notes;
-    ownNotes["test_accuracy"] = nola::detail::Message(100 * run.score);
+    ownNotes["test_accuracy"] = nola::Message({100 * run.score});
     run.fileBytes = SaveTrained(*network, method, TrainedFile(directory, method), ownNotes);
   });
   for (std::size_t i = 0; i < methods.size(); ++i) {

@@ -15,7 +15,7 @@ namespace {
 
 using nola::FileError;
 using nola::Index;
-using nola::detail::Message;
+using nola::Message;
 
 constexpr std::uint32_t kImagesMagic = 0x00000803;
 constexpr std::uint32_t kLabelsMagic = 0x00000801;
@@ -25,7 +25,7 @@ constexpr std::uint32_t kMostItems = 1'000'000;  // the largest known file in th
 class GzipFile {
  public:
   explicit GzipFile(std::filesystem::path path) : path_(std::move(path)), file_(gzopen(path_.c_str(), "rb")) {
-    if (!file_) throw FileError(Message(path_.string(), ": ", std::strerror(errno)));
+    if (!file_) throw FileError(Message({path_.string(), ": ", std::strerror(errno)}));
   }
 
   /// Up to `size` bytes; fewer only at the end of the file.
@@ -37,7 +37,7 @@ class GzipFile {
       int code = Z_OK;
       const char* reason = gzerror(file_.get(), &code);
       if (got < 0 || (code != Z_OK && code != Z_STREAM_END)) {
-        throw FileError(Message(path_.string(), ": damaged or truncated (", reason, ")"));
+        throw FileError(Message({path_.string(), ": damaged or truncated (", reason, ")"}));
       }
       if (got == 0) break;
       done += static_cast<std::size_t>(got);
@@ -61,7 +61,7 @@ std::vector<std::uint8_t> ReadIdx(const std::filesystem::path& path, std::uint32
   if (std::filesystem::is_directory(path)) throw FileError(path.string() + ": is a directory");
   GzipFile file(path);
   const auto complain = [&](const auto&... parts) {
-    throw FileError(Message(path.string(), ": ", parts...));
+    throw FileError(Message({path.string(), ": ", parts...}));
   };
 
   std::array<std::uint8_t, 16> header{};
@@ -108,13 +108,13 @@ LabelledImages ReadLabelledImages(const std::filesystem::path& images, const std
   const std::vector<std::uint8_t> classes = ReadIdx(labels, kLabelsMagic, {});
   const auto count = static_cast<Index>(classes.size());
   if (count * kPixels != static_cast<Index>(pixels.size())) {
-    throw FileError(Message(labels.string(), ": ", count, " labels for the ",
-                            static_cast<Index>(pixels.size()) / kPixels, " images of ", images.string()));
+    throw FileError(Message({labels.string(), ": ", count, " labels for the ",
+                             static_cast<Index>(pixels.size()) / kPixels, " images of ", images.string()}));
   }
   const auto wrong =
       std::find_if(classes.begin(), classes.end(), [](int label) { return label >= kClasses; });
   if (wrong != classes.end()) {
-    throw FileError(Message(labels.string(), ": label ", int{*wrong}, ", expected 0 to ", kClasses - 1));
+    throw FileError(Message({labels.string(), ": label ", int{*wrong}, ", expected 0 to ", kClasses - 1}));
   }
 
   LabelledImages result;
@@ -132,9 +132,9 @@ Dataset ReadDataset(const std::filesystem::path& directory) {
     for (const std::filesystem::path& path : {images, labels}) {
       if (!std::filesystem::exists(path)) {
         throw FileError(
-            Message("there is no ", path.string(),
-                    ": install Debian's package dataset-fashion-mnist (apt install dataset-fashion-mnist) "
-                    "or name the directory with --data"));
+            Message({"there is no ", path.string(),
+                     ": install Debian's package dataset-fashion-mnist (apt install dataset-fashion-mnist) "
+                     "or name the directory with --data"}));
       }
     }
     return ReadLabelledImages(images, labels);

@@ -65,10 +65,10 @@ std::shared_ptr<text::Network> MakeNetwork(const Settings& settings) {
 /// The pre-trained network, from the output directory if it was made with the same settings before.
 std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
   const std::filesystem::path path = settings.output / "pretrained.safetensors";
-  const std::string madeWith = nola::detail::Message(
-      "width ", settings.width, ", blocks ", settings.blocks, ", heads ", settings.heads, ", context ",
-      settings.context, ", steps ", settings.pretrainSteps, ", batch ", settings.batchSize, ", text '",
-      settings.pretrainText, "'");
+  const std::string madeWith =
+      nola::Message({"width ", settings.width, ", blocks ", settings.blocks, ", heads ", settings.heads,
+                     ", context ", settings.context, ", steps ", settings.pretrainSteps, ", batch ",
+                     settings.batchSize, ", text '", settings.pretrainText, "'"});
   auto network = MakeNetwork(settings);
   if (std::filesystem::exists(path)) {
     const nola::SafetensorsFile file(path);
@@ -131,7 +131,7 @@ std::vector<Method> Methods(const Settings& settings, const text::Network& pretr
       {"LoRA r4", lora(4)}};
   const Index twentieth = std::max<Index>(1, numbers(lora(4)) / 20 / numbers(nolaOf(1)));
   for (const Index bases : {twentieth, 2 * twentieth}) {
-    methods.push_back({nola::detail::Message("NOLA r", settings.nolaRank, " k", bases), nolaOf(bases)});
+    methods.push_back({nola::Message({"NOLA r", settings.nolaRank, " k", bases}), nolaOf(bases)});
   }
   for (Method& method : methods) method.numbers = numbers(method.prepare);
   return methods;

@@ -202,7 +202,7 @@ std::string BytePairTokenizer::Decode(std::span<const std::int32_t> tokens) cons
   for (const std::int32_t token : tokens) {
     if (token < 0 || token >= VocabularySize()) {
       throw nola::ShapeError(
-          nola::detail::Message("Decode: token ", token, ", expected 0..", VocabularySize() - 1));
+          nola::Message({"Decode: token ", token, ", expected 0..", VocabularySize() - 1}));
     }
     text += tokens_[static_cast<std::size_t>(token)];
   }

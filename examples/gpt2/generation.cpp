@@ -12,8 +12,8 @@ using nola::Tensor;
 
 std::int32_t Sample(const Tensor<float>& logits, const SamplingOptions& options, nola::RandomStream& random) {
   if (!(options.temperature >= 0) || options.topK < 0) {
-    throw nola::ConfigError(nola::detail::Message("Sample: temperature ", options.temperature, ", top-k ",
-                                                  options.topK, ", expected 0 or more"));
+    throw nola::ConfigError(nola::Message(
+        {"Sample: temperature ", options.temperature, ", top-k ", options.topK, ", expected 0 or more"}));
   }
   std::vector<std::int32_t> order(static_cast<std::size_t>(logits.cols()));
   std::iota(order.begin(), order.end(), 0);

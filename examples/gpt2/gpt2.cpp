@@ -56,8 +56,8 @@ struct Model {
   explicit Model(const Settings& settings)
       : network(Load(settings)), tokenizer(settings.model / "vocab.json", settings.model / "merges.txt") {
     if (tokenizer.VocabularySize() > network->OutputSize()) {
-      throw nola::FileError(nola::detail::Message("vocab.json has ", tokenizer.VocabularySize(),
-                                                  " tokens, the network knows ", network->OutputSize()));
+      throw nola::FileError(nola::Message({"vocab.json has ", tokenizer.VocabularySize(),
+                                           " tokens, the network knows ", network->OutputSize()}));
     }
     if (!settings.adapter.empty()) nola::LoadAdapters<float>(*network, settings.adapter);
   }

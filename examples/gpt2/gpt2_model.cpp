@@ -70,13 +70,12 @@ nola::TransformerDecoderOptions ReadGpt2Config(const std::filesystem::path& path
     if (otherwise && (!config.contains(key) || config[key].is_null())) return *otherwise;
     if (!config.contains(key) || !config[key].is_number_unsigned()) fail(std::string(key) + " is no size");
     const auto value = config[key].get<std::uint64_t>();
-    if (value < 1 || value > (1U << 24))
-      fail(nola::detail::Message(key, " is ", value, ", expected 1 to 2^24"));
+    if (value < 1 || value > (1U << 24)) fail(nola::Message({key, " is ", value, ", expected 1 to 2^24"}));
     return static_cast<Index>(value);
   };
   const auto require = [&](const char* key, const nlohmann::json& expected) {
     if (config.contains(key) && config[key] != expected) {
-      fail(nola::detail::Message(key, " is ", config[key], ", this program computes ", expected));
+      fail(nola::Message({key, " is ", config[key], ", this program computes ", expected}));
     }
   };
   require("model_type", "gpt2");

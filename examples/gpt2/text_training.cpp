@@ -40,7 +40,7 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
   const Index places = static_cast<Index>(tokens.size()) - length;
   if (places < 1) {
     throw nola::ShapeError(
-        nola::detail::Message("Train: a text of ", tokens.size(), " tokens, expected more than ", length));
+        nola::Message({"Train: a text of ", tokens.size(), " tokens, expected more than ", length}));
   }
   nola::AdamW<float> optimizer(network, {.weightDecay = options.weightDecay});
   const nola::CosineSchedule schedule(options.learningRate, options.steps, options.steps / 10);

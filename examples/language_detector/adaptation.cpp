@@ -30,7 +30,7 @@ void AddAdapters(Detector& detector, const Method& method, std::uint64_t seed) {
   }
   const Index k = method.size;
   if (k < 4 || k % 4 != 0) {
-    throw nola::ConfigError(nola::detail::Message("NOLA: k = ", k, ", expected a multiple of 4"));
+    throw nola::ConfigError(nola::Message({"NOLA: k = ", k, ", expected a multiple of 4"}));
   }
   const auto make = [&](const std::string& path, std::shared_ptr<nola::ILayer<float>> layer, Index index) {
     const bool isHidden = path.ends_with("hidden_0");

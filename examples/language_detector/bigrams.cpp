@@ -41,7 +41,7 @@ std::size_t CharacterLength(std::string_view bytes, std::size_t at, std::size_t&
 std::uint64_t Fingerprint64OfShort(std::string_view text) {
   const std::size_t size = text.size();
   if (size < 1 || size > 7) {
-    throw nola::ShapeError(nola::detail::Message("Fingerprint64OfShort: ", size, " bytes, expected 1 to 7"));
+    throw nola::ShapeError(nola::Message({"Fingerprint64OfShort: ", size, " bytes, expected 1 to 7"}));
   }
   constexpr std::uint64_t k0 = 0xC3A5C85C97CB3127U;
   constexpr std::uint64_t k2 = 0x9AE16A3B2F90404FU;

@@ -75,8 +75,8 @@ Detector ReadDetector(const std::filesystem::path& modelDirectory) {
                                                          weights.Matrix("linear/linear_model/bias_weights")));
     detector.network->Add("head", std::make_shared<DeepAndWideLogits<float>>(deep));
     if (static_cast<nola::Index>(detector.languages.size()) != detector.network->OutputSize()) {
-      throw nola::ShapeError(nola::detail::Message(detector.languages.size(), " languages for ",
-                                                   detector.network->OutputSize(), " logits"));
+      throw nola::ShapeError(nola::Message(
+          {detector.languages.size(), " languages for ", detector.network->OutputSize(), " logits"}));
     }
     return detector;
   } catch (const nola::Error& error) {

@@ -22,9 +22,8 @@ class EmbeddingBag final : public nola::LayerBase<T> {
   EmbeddingBag(nola::Index length, nola::Tensor<T> weight, Mode mode)
       : nola::LayerBase<T>(length, weight.cols()), mode_(mode) {
     if (length < 1 || weight.size() == 0) {
-      throw nola::ConfigError(nola::detail::Message("EmbeddingBag: lists of ", length,
-                                                    " indices into a table [", weight.rows(), " x ",
-                                                    weight.cols(), "]"));
+      throw nola::ConfigError(nola::Message({"EmbeddingBag: lists of ", length, " indices into a table [",
+                                             weight.rows(), " x ", weight.cols(), "]"}));
     }
     this->CheckFinite("weight", weight);
     this->AddParameter("weight", std::move(weight));
@@ -78,7 +77,7 @@ class EmbeddingBag final : public nola::LayerBase<T> {
       if (row(i) == kPadding) continue;
       if (!(row(i) >= T(0) && row(i) < static_cast<T>(tableRows))) {
         throw nola::ShapeError(
-            nola::detail::Message("EmbeddingBag: index ", row(i), " into a table of ", tableRows, " rows"));
+            nola::Message({"EmbeddingBag: index ", row(i), " into a table of ", tableRows, " rows"}));
       }
       visit(static_cast<nola::Index>(row(i)));
     }

@@ -14,16 +14,16 @@ using nola::FileError;
 using nola::Index;
 using nola::Tensor;
 using nola::UnsupportedError;
-using nola::detail::Message;
+using nola::Message;
 
 constexpr std::uintmax_t kMostBytes = std::uintmax_t{1} << 30;  // the classifier has 1 MB in all
 
 std::string ReadWhole(const std::filesystem::path& path) {
   std::error_code error;
   const std::uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) throw FileError(Message(path.string(), ": ", error.message()));
+  if (error) throw FileError(Message({path.string(), ": ", error.message()}));
   if (size > kMostBytes)
-    throw FileError(Message(path.string(), ": ", size, " bytes, expected at most ", kMostBytes));
+    throw FileError(Message({path.string(), ": ", size, " bytes, expected at most ", kMostBytes}));
   std::string bytes(static_cast<std::size_t>(size), '\0');
   std::ifstream file(path, std::ios::binary);
   if (!file.read(bytes.data(), static_cast<std::streamsize>(size))) {
@@ -41,7 +41,7 @@ class Shards {
   const char* Take(std::size_t size, const std::string& name) {
     if (size > Left()) {
       throw FileError(
-          Message("weight '", name, "' needs ", size, " bytes, the shards have ", Left(), " left"));
+          Message({"weight '", name, "' needs ", size, " bytes, the shards have ", Left(), " left"}));
     }
     const char* taken = bytes_.data() + offset_;
     offset_ += size;
@@ -66,7 +66,7 @@ Shape ReadShape(const json& dimensions, const std::string& name, std::size_t byt
   for (std::size_t i = 0; i < dimensions.size(); ++i) {
     const auto dimension = dimensions[i].get<std::uint64_t>();
     if (dimension > bytesLeft || dimension * shape.Size() > bytesLeft) {
-      throw FileError(Message("weight '", name, "' claims more entries than the shards have bytes"));
+      throw FileError(Message({"weight '", name, "' claims more entries than the shards have bytes"}));
     }
     (i == 0 && dimensions.size() > 1 ? shape.rows : shape.columns) *= static_cast<std::size_t>(dimension);
   }
@@ -112,7 +112,7 @@ void ReadWeight(const json& entry, Shards& shards, TfjsWeights& weights) {
     } else if (type == "float32" && stored == "uint16") {
       weights.matrices[name] = ReadMatrix<std::uint16_t>(shards, shape, name, dequantise);
     } else {
-      throw UnsupportedError(Message("weight '", name, "' is ", type, " quantised as ", stored));
+      throw UnsupportedError(Message({"weight '", name, "' is ", type, " quantised as ", stored}));
     }
   } else if (type == "float32") {
     weights.matrices[name] = ReadMatrix<float>(shards, shape, name, asFloat);
@@ -123,7 +123,7 @@ void ReadWeight(const json& entry, Shards& shards, TfjsWeights& weights) {
   } else if (type == "string") {
     weights.strings[name] = ReadStrings(shards, shape.Size(), name);
   } else {
-    throw UnsupportedError(Message("weight '", name, "' is of type ", type));
+    throw UnsupportedError(Message({"weight '", name, "' is of type ", type}));
   }
 }
 
@@ -158,7 +158,7 @@ TfjsWeights ReadTfjsWeights(const std::filesystem::path& modelJson) {
       }
       Shards shards(std::move(bytes));
       for (const json& entry : group.at("weights")) ReadWeight(entry, shards, weights);
-      if (shards.Left() > 0) throw FileError(Message("the shards have ", shards.Left(), " bytes too many"));
+      if (shards.Left() > 0) throw FileError(Message({"the shards have ", shards.Left(), " bytes too many"}));
     }
   } catch (const json::exception& error) {
     throw FileError(modelJson.string() + ": " + error.what());

@@ -84,7 +84,7 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
     for (const std::string& pattern : patterns) {
       if (std::none_of(layers.begin(), layers.end(),
                        [&](const auto& entry) { return PathMatches(pattern, entry.first); })) {
-        throw ConfigError(detail::Message("AdaptLayers: '", pattern, "' matches no ", kind, "layer"));
+        throw ConfigError(Message({"AdaptLayers: '", pattern, "' matches no ", kind, "layer"}));
       }
     }
   };

@@ -39,9 +39,9 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
               double alpha = -1, bool freezeBaseLayer = true)
       : LoRAAdapterBase<T>("LoRAAdapter", std::move(baseLayer), a.cols(), alpha, freezeBaseLayer) {
     if (a.rows() != this->InputSize() || b.rows() != a.cols() || b.cols() != this->OutputSize()) {
-      throw ShapeError(detail::Message("LoRAAdapter: A [", a.rows(), " x ", a.cols(), "] and B [", b.rows(),
-                                       " x ", b.cols(), "] do not fit a base that maps ", this->InputSize(),
-                                       " to ", this->OutputSize()));
+      throw ShapeError(
+          Message({"LoRAAdapter: A [", a.rows(), " x ", a.cols(), "] and B [", b.rows(), " x ", b.cols(),
+                   "] do not fit a base that maps ", this->InputSize(), " to ", this->OutputSize()}));
     }
     this->CheckFinite("A", a);
     this->CheckFinite("B", b);

@@ -91,15 +91,15 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
   LoRAAdapterBase(const char* type, std::shared_ptr<ILayer<T>> base, Index rank, double alpha,
                   bool freezeBase)
       : LayerBase<T>(base ? base->InputSize() : 0, base ? base->OutputSize() : 0), rank_(rank) {
-    if (!base) throw ConfigError(detail::Message(type, ": the base layer is null"));
+    if (!base) throw ConfigError(Message({type, ": the base layer is null"}));
     const Index most = std::min(base->InputSize(), base->OutputSize());
-    if (rank < 1) throw ConfigError(detail::Message(type, ": rank ", rank, ", expected at least 1"));
+    if (rank < 1) throw ConfigError(Message({type, ": rank ", rank, ", expected at least 1"}));
     if (rank > most) {
-      throw ConfigError(detail::Message(type, ": rank ", rank, " exceeds min(input ", base->InputSize(),
-                                        ", output ", base->OutputSize(), ")"));
+      throw ConfigError(Message({type, ": rank ", rank, " exceeds min(input ", base->InputSize(), ", output ",
+                                 base->OutputSize(), ")"}));
     }
     if (!std::isfinite(alpha) || !std::isfinite(static_cast<T>(alpha))) {
-      throw ConfigError(detail::Message(type, ": alpha ", alpha, " is not finite"));
+      throw ConfigError(Message({type, ": alpha ", alpha, " is not finite"}));
     }
     alpha_ = alpha < 0 ? static_cast<T>(rank) : static_cast<T>(alpha);
     if (freezeBase) {
@@ -172,17 +172,17 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
     facts["rank"] = std::to_string(rank_);
-    facts["alpha"] = detail::Message(Alpha());
-    facts["scaling"] = detail::Message(Scaling());
+    facts["alpha"] = Message({Alpha()});
+    facts["scaling"] = Message({Scaling()});
     facts["base_layer_type"] = BaseLayer()->LayerType();
     facts["base_layer_frozen"] = IsBaseLayerFrozen() ? "true" : "false";
     // ||A B||^2 is the sum over the elementwise product of the two Gram matrices: A B itself is never formed.
     const FactorMatrix<T> gramA = FactorA().transpose() * FactorA();
     const FactorMatrix<T> gramB = FactorB().transpose() * FactorB();
     const T norm = std::abs(Scaling()) * std::sqrt(std::max(T(0), gramA.cwiseProduct(gramB).sum()));
-    facts["update_norm"] = detail::Message(norm);
+    facts["update_norm"] = Message({norm});
     if (const auto* dense = dynamic_cast<const DenseLayer<T>*>(BaseLayer().get())) {
-      facts["update_relative_to_weight"] = detail::Message(norm / dense->Weights().norm());
+      facts["update_relative_to_weight"] = Message({norm / dense->Weights().norm()});
     }
   }
 

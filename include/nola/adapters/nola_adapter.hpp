@@ -114,9 +114,9 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
     facts["distribution"] = std::string(DistributionName(Distribution()));
     facts["seed"] = std::to_string(Seed());
     facts["stream"] = std::to_string(Stream());
-    facts["compression_ratio"] = detail::Message(CompressionRatio());
-    facts["coefficient_norm_a"] = detail::Message(this->Value(kA).norm());
-    facts["coefficient_norm_b"] = detail::Message(this->Value(kB).norm());
+    facts["compression_ratio"] = Message({CompressionRatio()});
+    facts["coefficient_norm_a"] = Message({this->Value(kA).norm()});
+    facts["coefficient_norm_b"] = Message({this->Value(kB).norm()});
   }
 
  private:
@@ -134,7 +134,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   static std::shared_ptr<ILayer<T>> CheckBases(std::shared_ptr<ILayer<T>> base, const NOLAOptions& options) {
     for (const Index numBasis : {options.numBasisA, options.numBasisB}) {
       if (numBasis < 1 || numBasis > BasisGenerator::kMaxBases) {
-        throw ConfigError(detail::Message("NOLAAdapter: ", numBasis, " bases, expected 1 to 2^31"));
+        throw ConfigError(Message({"NOLAAdapter: ", numBasis, " bases, expected 1 to 2^31"}));
       }
     }
     return base;

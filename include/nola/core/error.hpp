@@ -1,9 +1,9 @@
 // The errors that nola throws, all derived from nola::Error.
 #pragma once
 
-#include <sstream>
 #include <stdexcept>
-#include <string>
+
+#include "nola/core/text.hpp"
 
 namespace nola {
 
@@ -43,15 +43,4 @@ class UnsupportedError : public Error {
   using Error::Error;
 };
 
-namespace detail {
-
-/// Joins its arguments into one message, as operator<< prints them.
-template <class... Parts>
-std::string Message(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  return text.str();
-}
-
-}  // namespace detail
 }  // namespace nola

@@ -49,16 +49,15 @@ class AdapterFile {
     detail::CheckSeal(file_, detail::kAdapterFormat, detail::kAdapterFormatVersion);
     const std::string& basis = detail::MetadataText(file_, "basis_specification");
     if (basis != std::to_string(kBasisSpecificationVersion)) {
-      file_.Fail(detail::Message("made with version ", detail::Quoted(basis),
-                                 " of the basis specification, this library has ",
-                                 kBasisSpecificationVersion));
+      file_.Fail(Message({"made with version ", Quoted(basis),
+                          " of the basis specification, this library has ", kBasisSpecificationVersion}));
     }
     libraryVersion_ = detail::MetadataText(file_, "library_version");
     network_ = detail::MetadataText(file_, "network");
     for (const auto& [key, value] : file_.Metadata()) ReadMetadata(key, value);
     for (const AdapterRecord& record : adapters_) {
       if (Owner(record.path) != nullptr) {
-        file_.Fail("one adapter lies within another: " + detail::Quoted(record.path));
+        file_.Fail("one adapter lies within another: " + Quoted(record.path));
       }
     }
     CheckTensors();
@@ -105,7 +104,7 @@ class AdapterFile {
                                      scale == scales_.end() ? std::nullopt : std::optional(scale->second),
                                      rows, columns);
     } catch (const ConfigError& error) {
-      file_.Fail(detail::Quoted(name) + ": " + error.what());
+      file_.Fail(Quoted(name) + ": " + error.what());
     }
   }
 
@@ -120,14 +119,13 @@ class AdapterFile {
       }
     } else if (key.starts_with("scale.")) {
       const std::optional<double> scale = detail::ParseNumber(value);
-      if (!scale || !std::isfinite(static_cast<float>(*scale)))
-        file_.Fail("not a scale: " + detail::Quoted(value));
+      if (!scale || !std::isfinite(static_cast<float>(*scale))) file_.Fail("not a scale: " + Quoted(value));
       scales_.emplace(rest("scale."), static_cast<float>(*scale));
     } else if (key.starts_with("note.")) {
       notes_.emplace(rest("note."), value);
     } else if (key != "format" && key != "format_version" && key != "basis_specification" &&
                key != "library_version" && key != "network" && key != detail::kChecksumKey) {
-      file_.Fail("unknown metadata " + detail::Quoted(key));
+      file_.Fail("unknown metadata " + Quoted(key));
     }
   }
 
@@ -143,7 +141,7 @@ class AdapterFile {
       trained_.push_back(name);
     }
     for (const auto& [name, scale] : scales_) {
-      if (!expected.contains(name)) file_.Fail("a scale for " + detail::Quoted(name) + ", which has none");
+      if (!expected.contains(name)) file_.Fail("a scale for " + Quoted(name) + ", which has none");
     }
   }
 
@@ -154,13 +152,13 @@ class AdapterFile {
     Index count = 1;
     for (const Index extent : shape) count *= extent;
     if (tensor.shape != (isHalf ? std::vector<Index>{(count + 1) / 2} : shape)) {
-      file_.Fail(detail::Quoted(name) + " has another shape than its adapter's");
+      file_.Fail(Quoted(name) + " has another shape than its adapter's");
     }
     if (isQuantized != scales_.contains(name)) {
-      file_.Fail(detail::Quoted(name) + (isQuantized ? " lacks its scale" : " has a scale in vain"));
+      file_.Fail(Quoted(name) + (isQuantized ? " lacks its scale" : " has a scale in vain"));
     }
     if (isHalf && count % 2 == 1 && (tensor.bytes.back() & std::byte{0xF0}) != std::byte{0}) {
-      file_.Fail(detail::Quoted(name) + " does not end in a zero");
+      file_.Fail(Quoted(name) + " does not end in a zero");
     }
     if (!isQuantized) CheckFinite(name, tensor);
   }
@@ -168,18 +166,18 @@ class AdapterFile {
   /// A parameter that is no adapter's own is the network's, or of a base that trained.
   void CheckTrained(const std::string& name, const SafetensorsTensor& tensor) const {
     if (tensor.shape.empty() || tensor.shape.size() > 2) {
-      file_.Fail(detail::Quoted(name) + " is not a matrix or a vector");
+      file_.Fail(Quoted(name) + " is not a matrix or a vector");
     }
     const AdapterRecord* owner = Owner(name);
     if (owner != nullptr && (owner->IsBaseFrozen() || !name.starts_with(owner->path + ".base_layer."))) {
-      file_.Fail(detail::Quoted(name) + " is no parameter of its adapter");
+      file_.Fail(Quoted(name) + " is no parameter of its adapter");
     }
     CheckFinite(name, tensor);
   }
 
   void CheckFinite(const std::string& name, const SafetensorsTensor& tensor) const {
     if (!DecodesToFinite<double>(tensor.type, tensor.bytes)) {
-      file_.Fail(detail::Quoted(name) + " holds NaN, infinity or numbers of an unusable type");
+      file_.Fail(Quoted(name) + " holds NaN, infinity or numbers of an unusable type");
     }
   }
 

@@ -6,7 +6,6 @@
 #include <concepts>
 #include <cstdint>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -44,15 +43,6 @@ struct AdapterRecord {
 
 namespace detail {
 
-/// A finite number as the shortest decimal that reads back as the same double, in any locale.
-inline std::string NumberText(double number) { return nlohmann::json(number).dump(); }
-
-inline std::optional<double> ParseNumber(std::string_view text) {
-  const auto json = nlohmann::json::parse(text, nullptr, false);
-  if (!json.is_number_float()) return std::nullopt;
-  return json.get<double>();
-}
-
 template <std::integral Integer>
 std::optional<Integer> ParseInteger(std::string_view text) {
   Integer integer = 0;
@@ -67,12 +57,12 @@ std::optional<Integer> ParseInteger(std::string_view text) {
 inline std::string RecordText(const AdapterRecord& record) {
   const bool isNola = record.kind == AdapterKind::nola;
   std::string text =
-      Message(isNola ? "nola" : "lora", " rank=", record.rank, " alpha=", NumberText(record.alpha),
-              " shape=", record.inputSize, ",", record.outputSize, " base=", record.base);
+      Message({isNola ? "nola" : "lora", " rank=", record.rank, " alpha=", NumberText(record.alpha),
+               " shape=", record.inputSize, ",", record.outputSize, " base=", record.base});
   if (isNola) {
-    text += Message(" bases=", record.numBasisA, ",", record.numBasisB, " seed=", record.seed,
-                    " stream=", record.stream, " distribution=", DistributionName(record.distribution),
-                    " basis=", record.checksumA, ",", record.checksumB);
+    text += Message({" bases=", record.numBasisA, ",", record.numBasisB, " seed=", record.seed,
+                     " stream=", record.stream, " distribution=", DistributionName(record.distribution),
+                     " basis=", record.checksumA, ",", record.checksumB});
   }
   return text;
 }
@@ -143,8 +133,8 @@ AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFinger
   const ILoRAAdapter<T>& adapter = *placed.adapter;
   const auto* nolaAdapter = dynamic_cast<const NOLAAdapter<T>*>(placed.layer.get());
   if (nolaAdapter == nullptr && dynamic_cast<const LoRAAdapter<T>*>(placed.layer.get()) == nullptr) {
-    throw UnsupportedError(Message("'", placed.path, "' is a ", placed.layer->LayerType(),
-                                   ": files hold NOLAAdapter and LoRAAdapter"));
+    throw UnsupportedError(Message({"'", placed.path, "' is a ", placed.layer->LayerType(),
+                                    ": files hold NOLAAdapter and LoRAAdapter"}));
   }
   if (dynamic_cast<const ILoRAAdapter<T>*>(adapter.BaseLayer().get()) != nullptr) {
     throw UnsupportedError("the base of '" + placed.path + "' is an adapter itself: merge it first");

@@ -131,21 +131,21 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Safetensors
       if (found == identity.end() || found->second != value) differing = key;
     }
     file.Fail("made with another network, it differs in " +
-              (differing.empty() ? "what it has beside this one" : detail::Quoted(differing)));
+              (differing.empty() ? "what it has beside this one" : Quoted(differing)));
   }
   auto state = detail::TrainingState<T>(network, optimizer);
   for (const auto& [name, value] : state) {
     const SafetensorsTensor& tensor = file.At(name);
     if (tensor.type != NumberTypeOf<T>() || tensor.shape != detail::FileShape(value.rows(), value.cols())) {
-      file.Fail(detail::Quoted(name) + " is of another type or shape than here");
+      file.Fail(Quoted(name) + " is of another type or shape than here");
     }
     if (!DecodesToFinite<T>(tensor.type, tensor.bytes)) {
-      file.Fail(detail::Quoted(name) + " holds NaN or infinity");
+      file.Fail(Quoted(name) + " holds NaN or infinity");
     }
   }
   if (state.size() != file.Tensors().size()) {
-    file.Fail(detail::Message("holds ", file.Tensors().size(), " tensors, here are ", state.size(),
-                              ": another optimizer or other trainable layers"));
+    file.Fail(Message({"holds ", file.Tensors().size(), " tensors, here are ", state.size(),
+                       ": another optimizer or other trainable layers"}));
   }
 
   for (auto& [name, value] : state) {

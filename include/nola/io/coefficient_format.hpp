@@ -39,7 +39,7 @@ inline std::string_view CoefficientFormatName(CoefficientFormat format) {
     case CoefficientFormat::int4:
       return "int4";
   }
-  throw ConfigError(detail::Message("CoefficientFormat: ", static_cast<int>(format), " is not a format"));
+  throw ConfigError(Message({"CoefficientFormat: ", static_cast<int>(format), " is not a format"}));
 }
 
 namespace detail {
@@ -92,7 +92,7 @@ EncodedTensor<T> EncodeTensor(const std::string& name, std::vector<Index> shape,
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     if (std::isfinite(encoded.stored[i])) continue;
     throw ConfigError(
-        Message("'", name, "' holds ", numbers[i], ", which ", NumberTypeName(type), " cannot store"));
+        Message({"'", name, "' holds ", numbers[i], ", which ", NumberTypeName(type), " cannot store"}));
   }
   encoded.entry = BytesEntry(name, type, std::move(shape), std::move(bytes));
   return encoded;

@@ -74,8 +74,8 @@ class AdapterLoad {
     };
     const std::shared_ptr<ILayer<T>> base = LayerToAdapt(found->second);
     if (base->InputSize() != record.inputSize || base->OutputSize() != record.outputSize) {
-      return mismatch(Message(" maps ", base->InputSize(), " to ", base->OutputSize(),
-                              ", its adapter in the file ", record.inputSize, " to ", record.outputSize));
+      return mismatch(Message({" maps ", base->InputSize(), " to ", base->OutputSize(),
+                               ", its adapter in the file ", record.inputSize, " to ", record.outputSize}));
     }
     if (record.IsBaseFrozen() && record.base != weights_.OfLayer(record.path)) {
       return mismatch(" has other weights than those that its adapter was trained on");
@@ -85,7 +85,7 @@ class AdapterLoad {
         record.IsBaseFrozen() ? std::vector<ConstParameter<T>>() : std::as_const(*base).Parameters();
     if (NamesBelow(prefix) != trained.size()) {
       return mismatch(
-          Message(": its base has ", trained.size(), " parameters, the file holds ", NamesBelow(prefix)));
+          Message({": its base has ", trained.size(), " parameters, the file holds ", NamesBelow(prefix)}));
     }
     for (const ConstParameter<T>& parameter : trained) {
       const auto& held = file_.TrainedParameters();
@@ -150,8 +150,8 @@ class AdapterLoad {
     const Index rows = parameter.value.rows();
     const Index columns = parameter.value.cols();
     if (file_.File().At(name).shape != FileShape(rows, columns)) {
-      report_.mismatched.push_back(Message(Quoted(name), " is [", rows, " x ", columns,
-                                           "] in the network and of another shape in the file"));
+      report_.mismatched.push_back(Message({Quoted(name), " is [", rows, " x ", columns,
+                                            "] in the network and of another shape in the file"}));
       return;
     }
     values_.emplace(name, file_.ReadParameter<T>(name, rows, columns));

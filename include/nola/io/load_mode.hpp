@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "nola/core/error.hpp"
-#include "nola/io/strict_json.hpp"
+#include "nola/core/text.hpp"
 
 namespace nola {
 
@@ -27,7 +27,7 @@ namespace detail {
 inline void RequireNone(const std::vector<std::string>& reasons, LoadMode mode, const std::string& file) {
   if (mode == LoadMode::lenient || reasons.empty()) return;
   const std::string more =
-      reasons.size() > 1 ? Message(" (and ", reasons.size() - 1, " more)") : std::string();
+      reasons.size() > 1 ? Message({" (and ", reasons.size() - 1, " more)"}) : std::string();
   throw FileError("'" + file + "' does not fit the network: " + reasons.front() + more);
 }
 

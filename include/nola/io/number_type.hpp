@@ -146,8 +146,8 @@ void DecodeNumbers(NumberType type, std::span<const std::byte> bytes, std::span<
   } else if (type == NumberTypeOf<Number>()) {
     return decode(detail::Bits<sizeof(Number)>{}, cast);
   }
-  throw UnsupportedError(detail::Message("numbers of type ", NumberTypeName(type),
-                                         " cannot be read as a C++ type of ", sizeof(Number), " bytes"));
+  throw UnsupportedError(Message({"numbers of type ", NumberTypeName(type),
+                                  " cannot be read as a C++ type of ", sizeof(Number), " bytes"}));
 }
 
 /// Whether all numbers are finite once read as T; false for a type that does not read as floating point.
@@ -194,8 +194,8 @@ void EncodeNumbers(NumberType type, std::span<const Number> numbers, std::span<s
   } else if (type == NumberTypeOf<Number>()) {
     return encode([](Number number) { return static_cast<detail::Bits<sizeof(Number)>>(number); });
   }
-  throw UnsupportedError(detail::Message("a C++ number of ", sizeof(Number), " bytes cannot be written as ",
-                                         NumberTypeName(type)));
+  throw UnsupportedError(
+      Message({"a C++ number of ", sizeof(Number), " bytes cannot be written as ", NumberTypeName(type)}));
 }
 
 /// Whether all numbers are finite and stay so when they are written as a floating-point type.

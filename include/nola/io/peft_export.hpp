@@ -2,9 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +15,7 @@
 #include "nola/io/parameter_entry.hpp"
 #include "nola/io/peft.hpp"
 #include "nola/io/save_adapters.hpp"
+#include "nola/io/strict_json.hpp"
 
 namespace nola {
 
@@ -53,31 +54,31 @@ PEFTScale CommonScale(const std::vector<PlacedAdapter<T>>& adapters) {
   return scale;
 }
 
-template <std::floating_point T>
-std::string PEFTConfig(const PEFTScale& scale, const std::vector<std::string>& modules,
-                       const PEFTExportOptions& options) {
-  const auto orNull = [](const std::string& text) {
-    return text.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(text);
-  };
-  nlohmann::ordered_json config{{"peft_type", "LORA"},
-                                {"base_model_name_or_path", orNull(options.baseModel)},
-                                {"task_type", orNull(options.taskType)},
-                                {"r", scale.rank},
-                                {"lora_alpha", scale.alpha},
-                                {"lora_dropout", 0.0},
-                                {"target_modules", modules},
-                                {"bias", "none"},
-                                {"fan_in_fan_out", false},
-                                {"inference_mode", true},
-                                {"init_lora_weights", true},
-                                {"modules_to_save", nullptr}};
-  const auto whole = static_cast<Index>(scale.alpha);
-  if (static_cast<double>(whole) == scale.alpha) config["lora_alpha"] = whole;  // as PEFT declares it
-  try {
-    return config.dump(2) + "\n";
-  } catch (const nlohmann::json::exception&) {
-    throw ConfigError("ExportPEFT: a name is not UTF-8");
-  }
+inline std::string PEFTConfig(const PEFTScale& scale, const std::vector<std::string>& modules,
+                              const PEFTExportOptions& options) {
+  const auto textOrNull = [](const std::string& text) { return text.empty() ? "null" : JsonText(text); };
+  constexpr double kExact = 9007199254740992.0;  // 2^53: beyond it a double is no particular integer
+  const bool isWhole = std::abs(scale.alpha) <= kExact && scale.alpha == std::floor(scale.alpha);
+  std::string list;
+  for (const std::string& module : modules) list += (list.empty() ? "" : ",") + ("\n    " + JsonText(module));
+  const std::vector<std::pair<const char*, std::string>> members{
+      {"peft_type", JsonText("LORA")},
+      {"base_model_name_or_path", textOrNull(options.baseModel)},
+      {"task_type", textOrNull(options.taskType)},
+      {"r", std::to_string(scale.rank)},
+      // PEFT declares an integer.
+      {"lora_alpha", isWhole ? std::to_string(static_cast<Index>(scale.alpha)) : NumberText(scale.alpha)},
+      {"lora_dropout", "0.0"},
+      {"target_modules", "[" + list + "\n  ]"},
+      {"bias", JsonText("none")},
+      {"fan_in_fan_out", "false"},
+      {"inference_mode", "true"},
+      {"init_lora_weights", "true"},
+      {"modules_to_save", "null"}};
+  std::string text;
+  for (const auto& [key, value] : members)
+    text += (text.empty() ? "{" : ",") + ("\n  " + JsonText(key)) + ": " + value;
+  return text + "\n}\n";
 }
 
 /// @return whether the file exists and holds just this text.
@@ -102,8 +103,7 @@ void ExportPEFT(const ILayer<T>& network, const std::filesystem::path& directory
                 const PEFTExportOptions& options = {}) {
   if (options.type != NumberType::f32 && options.type != NumberType::f16 &&
       options.type != NumberType::bf16) {
-    throw ConfigError(
-        detail::Message("ExportPEFT: ", NumberTypeName(options.type), ", expected F32, F16 or BF16"));
+    throw ConfigError(Message({"ExportPEFT: ", NumberTypeName(options.type), ", expected F32, F16 or BF16"}));
   }
   const std::vector<PlacedAdapter<T>> adapters = FindAdapters(network);
   if (adapters.empty()) throw ConfigError("ExportPEFT: the network has no adapter");
@@ -141,7 +141,7 @@ void ExportPEFT(const ILayer<T>& network, const std::filesystem::path& directory
   std::filesystem::create_directories(directory, error);
   if (error) detail::ThrowFileError("make the directory", directory, error.value());
   const std::filesystem::path configPath = directory / detail::kPEFTConfigFile;
-  const std::string text = detail::PEFTConfig<T>(scale, modules, options);
+  const std::string text = detail::PEFTConfig(scale, modules, options);
   AtomicFile model(directory / detail::kPEFTModelFile);
   AtomicFile config(configPath);
   detail::WriteSafetensorsTo([&](std::span<const std::byte> bytes) { model.Write(bytes); }, entries,

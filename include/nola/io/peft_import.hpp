@@ -7,7 +7,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
@@ -40,15 +39,15 @@ class PEFTConfiguration {
   /// @throws FileError for text that is no configuration of a LoRA, or of one with a rule that is not LoRA's.
   PEFTConfiguration(std::span<const std::byte> text, std::string name) : name_(std::move(name)) {
     constexpr std::size_t kMost = 1 << 20;
-    if (text.size() > kMost) Fail(Message("has ", text.size(), " bytes, at most ", kMost, " are read"));
+    if (text.size() > kMost) Fail(Message({"has ", text.size(), " bytes, at most ", kMost, " are read"}));
     try {
       config_ = ParseStrictJson(text, 16);
     } catch (const FileError& error) {
       Fail(error.what());
     }
-    if (!config_.is_object()) Fail("not a JSON object");
-    const auto type = config_.find("peft_type");
-    if (type == config_.end() || *type != "LORA") Fail("peft_type is not LORA");
+    if (!config_.IsObject()) Fail("not a JSON object");
+    const JsonValue* const type = config_.Find("peft_type");
+    if (type == nullptr || type->Text() != "LORA") Fail("peft_type is not LORA");
     if (Flag("use_dora")) Fail("use_dora: a magnitude beside the factors is not supported");
     isRankStabilized_ = Flag("use_rslora");
     rank_ = Number(config_, "r");
@@ -69,25 +68,25 @@ class PEFTConfiguration {
   [[noreturn]] void Fail(const std::string& reason) const { throw FileError("'" + name_ + "': " + reason); }
 
   bool Flag(const char* key) const {
-    const auto found = config_.find(key);
-    if (found == config_.end() || found->is_null()) return false;
-    if (!found->is_boolean()) Fail(std::string(key) + " is not true or false");
-    return found->get<bool>();
+    const JsonValue* const found = config_.Find(key);
+    if (found == nullptr || found->IsNull()) return false;
+    if (!found->IsBoolean()) Fail(std::string(key) + " is not true or false");
+    return found->Boolean();
   }
 
-  double Number(const nlohmann::json& object, const std::string& key) const {
-    const auto found = object.find(key);
-    if (found == object.end() || !found->is_number() || !(found->get<double>() > 0)) {
+  double Number(const JsonValue& object, const std::string& key) const {
+    const JsonValue* const found = object.Find(key);
+    if (found == nullptr || !found->IsNumber() || !(found->Number() > 0)) {
       Fail(Quoted(key) + " is missing or not above 0");
     }
-    return found->get<double>();
+    return found->Number();
   }
 
   void CheckPattern(const char* key) const {
-    const auto pattern = config_.find(key);
-    if (pattern == config_.end() || pattern->is_null()) return;
-    if (!pattern->is_object()) Fail(std::string(key) + " is not an object");
-    for (const auto& [module, value] : pattern->items()) {
+    const JsonValue* const pattern = config_.Find(key);
+    if (pattern == nullptr || pattern->IsNull()) return;
+    if (!pattern->IsObject()) Fail(std::string(key) + " is not an object");
+    for (const std::string& module : pattern->Keys()) {
       Number(*pattern, module);
       if (module.find_first_of("\\^$*+?()[]{}|") != std::string::npos) {
         Fail(std::string(key) + ": the regular expression " + Quoted(module) + " is not supported");
@@ -97,18 +96,18 @@ class PEFTConfiguration {
 
   /// The value of the longest key that is the module's name or the end of it after a dot.
   std::optional<double> Pattern(const char* key, const std::string& module) const {
-    const auto pattern = config_.find(key);
-    if (pattern == config_.end() || pattern->is_null()) return std::nullopt;
+    const JsonValue* const pattern = config_.Find(key);
+    if (pattern == nullptr || pattern->IsNull()) return std::nullopt;
     for (std::size_t begin = 0;;) {
-      const auto found = pattern->find(module.substr(begin));
-      if (found != pattern->end()) return found->get<double>();
+      const JsonValue* const found = pattern->Find(module.substr(begin));
+      if (found != nullptr) return found->Number();
       begin = module.find('.', begin);
       if (begin++ == std::string::npos) return std::nullopt;
     }
   }
 
   std::string name_;
-  nlohmann::json config_;
+  JsonValue config_;
   bool isRankStabilized_ = false;
   double rank_ = 0;
   double alpha_ = 0;
@@ -139,7 +138,7 @@ template <std::floating_point T>
 std::shared_ptr<ILayer<T>> MakePEFTAdapter(const std::shared_ptr<ILayer<T>>& base, const std::string& module,
                                            const PEFTModule& factors, const PEFTConfiguration& config,
                                            const SafetensorsFile& file) {
-  const auto refuse = [](const auto&... parts) { throw ConfigError(Message(parts...)); };
+  const auto refuse = [](const auto&... parts) { throw ConfigError(Message({parts...})); };
   if (factors.a == nullptr || factors.b == nullptr) refuse("only one of its factors is there");
   const std::vector<Index>& shapeA = factors.a->shape;
   const std::vector<Index>& shapeB = factors.b->shape;
@@ -187,7 +186,7 @@ AdapterLoadReport ImportPEFT(ILayer<T>& network, std::span<const std::byte> conf
     const std::string_view suffix = isA ? detail::kPEFTSuffixA : detail::kPEFTSuffixB;
     if (!name.starts_with(detail::kPEFTPrefix) || !name.ends_with(suffix) ||
         name.size() <= detail::kPEFTPrefix.size() + suffix.size()) {
-      report.mismatched.push_back(detail::Quoted(name) + " is not a factor of a LoRA");
+      report.mismatched.push_back(Quoted(name) + " is not a factor of a LoRA");
       continue;
     }
     const std::size_t begin = detail::kPEFTPrefix.size();
@@ -212,7 +211,7 @@ AdapterLoadReport ImportPEFT(ILayer<T>& network, std::span<const std::byte> conf
       adapters.emplace_back(*path, detail::MakePEFTAdapter<T>(base, module, factors, config, file));
       report.matched.push_back(*path);
     } catch (const ConfigError& error) {
-      report.mismatched.push_back(detail::Quoted(*path) + ": " + error.what());
+      report.mismatched.push_back(Quoted(*path) + ": " + error.what());
     }
   }
   detail::RequireFit(report, options.mode, file.Name());

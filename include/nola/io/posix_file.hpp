@@ -17,8 +17,8 @@ namespace nola::detail {
 
 /// @throws FileError "cannot ACTION 'PATH': REASON".
 [[noreturn]] inline void ThrowFileError(const char* action, const std::filesystem::path& path, int error) {
-  throw FileError(Message("cannot ", action, " '", path.string(),
-                          "': ", std::error_code(error, std::generic_category()).message()));
+  throw FileError(Message({"cannot ", action, " '", path.string(),
+                           "': ", std::error_code(error, std::generic_category()).message()}));
 }
 
 /// Calls a system function again for as long as a signal interrupts it.

@@ -66,7 +66,7 @@ class SafetensorsFile {
   /// @throws FileError if there is none of this name.
   const SafetensorsTensor& At(std::string_view name) const {
     const auto found = tensors_.find(name);
-    if (found == tensors_.end()) Fail("there is no tensor " + detail::Quoted(name));
+    if (found == tensors_.end()) Fail("there is no tensor " + Quoted(name));
     return found->second;
   }
 
@@ -86,7 +86,7 @@ class SafetensorsFile {
   Tensor<T> ReadMatrix(std::string_view name) const {
     const SafetensorsTensor& tensor = At(name);
     if (tensor.shape.size() > 2) {
-      Fail(detail::Message(detail::Quoted(name), " has ", tensor.shape.size(), " dimensions, at most 2"));
+      Fail(Message({Quoted(name), " has ", tensor.shape.size(), " dimensions, at most 2"}));
     }
     const bool isMatrix = tensor.shape.size() == 2;
     Tensor<T> matrix(isMatrix ? tensor.shape[0] : 1, isMatrix ? tensor.shape[1] : tensor.NumElements());
@@ -114,19 +114,19 @@ class SafetensorsFile {
     try {
       DecodeNumbers<Number>(tensor.type, tensor.bytes, numbers);
     } catch (const UnsupportedError& error) {
-      Fail(detail::Quoted(name) + ": " + error.what());
+      Fail(Quoted(name) + ": " + error.what());
     }
   }
 
   void Read(std::span<const std::byte> bytes) {
     if (bytes.size() < sizeof(std::uint64_t)) {
-      Fail(detail::Message("not a safetensors file, ", bytes.size(), " bytes are too few"));
+      Fail(Message({"not a safetensors file, ", bytes.size(), " bytes are too few"}));
     }
     const auto length = detail::LoadLittleEndian<std::uint64_t>(bytes.data());
     const auto rest = bytes.subspan(sizeof length);
     if (length > kMaxHeaderSize || length > rest.size()) {
-      Fail(detail::Message("not a safetensors file, or cut short: a header of ", length, " bytes of the ",
-                           rest.size(), " that follow, at most ", kMaxHeaderSize));
+      Fail(Message({"not a safetensors file, or cut short: a header of ", length, " bytes of the ",
+                    rest.size(), " that follow, at most ", kMaxHeaderSize}));
     }
     const auto header = rest.first(static_cast<std::size_t>(length));
     std::size_t end = header.size();
@@ -134,48 +134,50 @@ class SafetensorsFile {
     if (end == 0 || header[0] != std::byte{'{'} || header[end - 1] != std::byte{'}'}) {
       Fail("the header is not a JSON object padded with spaces");
     }
-    nlohmann::json json;
+    detail::JsonValue json;
     try {
       json = detail::ParseStrictJson(header, 3);
     } catch (const FileError& error) {
       Fail(std::string("in the header: ") + error.what());
     }
     std::vector<Range> ranges;
-    for (const auto& [name, entry] : json.items()) {
-      if (name == "__metadata__") {
-        ReadMetadata(entry);
+    for (std::size_t i = 0; i < json.Keys().size(); ++i) {
+      if (json.Keys()[i] == "__metadata__") {
+        ReadMetadata(json.Values()[i]);
       } else {
-        ReadEntry(name, entry, ranges);
+        ReadEntry(json.Keys()[i], json.Values()[i], ranges);
       }
     }
     PlaceTensors(ranges, rest.subspan(header.size()));
   }
 
-  void ReadMetadata(const nlohmann::json& entry) {
-    if (!entry.is_object()) Fail("__metadata__ is not an object");
-    for (const auto& [key, value] : entry.items()) {
-      if (!value.is_string()) Fail("__metadata__ " + detail::Quoted(key) + " is not a text");
-      metadata_.emplace(key, value.get_ref<const std::string&>());
+  void ReadMetadata(const detail::JsonValue& entry) {
+    if (!entry.IsObject()) Fail("__metadata__ is not an object");
+    for (std::size_t i = 0; i < entry.Keys().size(); ++i) {
+      const std::string& key = entry.Keys()[i];
+      if (!entry.Values()[i].IsText()) Fail("__metadata__ " + Quoted(key) + " is not a text");
+      metadata_.emplace(key, entry.Values()[i].Text());
     }
   }
 
-  void ReadEntry(const std::string& name, const nlohmann::json& entry, std::vector<Range>& ranges) {
-    const auto fail = [&](const std::string& reason) { Fail("tensor " + detail::Quoted(name) + reason); };
-    if (!entry.is_object() || entry.size() != 3 || !entry.contains("dtype") || !entry.contains("shape") ||
-        !entry.contains("data_offsets")) {
+  void ReadEntry(const std::string& name, const detail::JsonValue& entry, std::vector<Range>& ranges) {
+    const auto fail = [&](const std::string& reason) { Fail("tensor " + Quoted(name) + reason); };
+    const detail::JsonValue* const dtype = entry.Find("dtype");
+    const detail::JsonValue* const shape = entry.Find("shape");
+    const detail::JsonValue* const offsets = entry.Find("data_offsets");
+    if (entry.Keys().size() != 3 || dtype == nullptr || shape == nullptr || offsets == nullptr) {
       fail(" is not described by dtype, shape and data_offsets");
     }
-    if (!entry["dtype"].is_string()) fail(": the dtype is not a text");
-    const auto& typeName = entry["dtype"].get_ref<const std::string&>();
+    if (!dtype->IsText()) fail(": the dtype is not a text");
+    const std::string& typeName = dtype->Text();
     const std::optional<NumberType> type = NumberTypeFromName(typeName);
-    if (!type) fail(": unknown dtype " + detail::Quoted(typeName));
-    const auto isIndex = [](const nlohmann::json& number) { return number.is_number_unsigned(); };
-    const nlohmann::json& shape = entry["shape"];
-    const nlohmann::json& offsets = entry["data_offsets"];
-    if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), isIndex)) {
-      fail(": the shape is not a list of sizes");
-    }
-    if (!offsets.is_array() || offsets.size() != 2 || !std::all_of(offsets.begin(), offsets.end(), isIndex)) {
+    if (!type) fail(": unknown dtype " + Quoted(typeName));
+    const auto isListOfSizes = [](const detail::JsonValue& list) {
+      return list.IsList() && std::all_of(list.Values().begin(), list.Values().end(),
+                                          [](const auto& value) { return value.Unsigned().has_value(); });
+    };
+    if (!isListOfSizes(*shape)) fail(": the shape is not a list of sizes");
+    if (!isListOfSizes(*offsets) || offsets->Values().size() != 2) {
       fail(": data_offsets are not two offsets");
     }
 
@@ -183,18 +185,18 @@ class SafetensorsFile {
     constexpr std::uint64_t kMost = std::numeric_limits<std::ptrdiff_t>::max();
     std::uint64_t size = NumberTypeSize(*type);  // of the dimensions that are not zero
     bool isEmpty = false;
-    for (const nlohmann::json& dimension : shape) {
-      const auto extent = dimension.get<std::uint64_t>();
+    for (const detail::JsonValue& dimension : shape->Values()) {
+      const std::uint64_t extent = *dimension.Unsigned();
       isEmpty = isEmpty || extent == 0;
       if (extent > 1 && size > kMost / extent) fail(": the shape has more elements than memory can hold");
       size *= std::max<std::uint64_t>(extent, 1);
       tensor.shape.push_back(static_cast<Index>(extent));
     }
     if (isEmpty) size = 0;
-    const auto begin = offsets[0].get<std::uint64_t>();
-    const auto end = offsets[1].get<std::uint64_t>();
+    const std::uint64_t begin = *offsets->Values()[0].Unsigned();
+    const std::uint64_t end = *offsets->Values()[1].Unsigned();
     if (begin > end || end - begin != size) {
-      fail(detail::Message(": the shape takes ", size, " bytes, the offsets are ", begin, " and ", end));
+      fail(Message({": the shape takes ", size, " bytes, the offsets are ", begin, " and ", end}));
     }
     const auto placed = tensors_.emplace(name, std::move(tensor)).first;
     ranges.push_back({begin, end, &placed->second, &placed->first});
@@ -207,19 +209,19 @@ class SafetensorsFile {
     std::uint64_t expected = 0;
     for (const Range& range : ranges) {
       if (range.begin != expected) {
-        Fail(detail::Message("tensor ", detail::Quoted(*range.name), " begins at byte ", range.begin,
-                             " of the data, expected ", expected, ": a gap or an overlap"));
+        Fail(Message({"tensor ", Quoted(*range.name), " begins at byte ", range.begin,
+                      " of the data, expected ", expected, ": a gap or an overlap"}));
       }
       if (range.end > data.size()) {
-        Fail(detail::Message("tensor ", detail::Quoted(*range.name), " ends at byte ", range.end,
-                             " of the data, which has ", data.size(), ": the file is cut short"));
+        Fail(Message({"tensor ", Quoted(*range.name), " ends at byte ", range.end, " of the data, which has ",
+                      data.size(), ": the file is cut short"}));
       }
       range.tensor->bytes = data.subspan(static_cast<std::size_t>(range.begin),
                                          static_cast<std::size_t>(range.end - range.begin));
       expected = range.end;
     }
     if (expected != data.size()) {
-      Fail(detail::Message("the tensors end at byte ", expected, " of the data, which has ", data.size()));
+      Fail(Message({"the tensors end at byte ", expected, " of the data, which has ", data.size()}));
     }
   }
 

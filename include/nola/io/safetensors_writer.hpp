@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 #include <string>
@@ -69,14 +68,6 @@ inline std::uint64_t EntrySize(const SafetensorsEntry& entry) {
   return size;
 }
 
-inline std::string JsonText(const std::string& text) {
-  try {
-    return nlohmann::json(text).dump();
-  } catch (const nlohmann::json::exception&) {
-    throw ConfigError("WriteSafetensors: " + Quoted(text) + " is not UTF-8");
-  }
-}
-
 inline std::string SafetensorsHeader(const std::vector<const SafetensorsEntry*>& entries,
                                      const SafetensorsMetadata& metadata) {
   std::string header;
@@ -132,8 +123,8 @@ inline void WriteSafetensorsTo(const ByteSink& sink, const std::vector<Safetenso
   });
   const std::string header = SafetensorsHeader(sorted, metadata);
   if (header.size() > SafetensorsFile::kMaxHeaderSize) {
-    throw ConfigError(Message("WriteSafetensors: the header takes ", header.size(), " bytes, at most ",
-                              SafetensorsFile::kMaxHeaderSize));
+    throw ConfigError(Message({"WriteSafetensors: the header takes ", header.size(), " bytes, at most ",
+                               SafetensorsFile::kMaxHeaderSize}));
   }
   std::array<std::byte, 8> length;
   StoreLittleEndian(static_cast<std::uint64_t>(header.size()), length.data());
@@ -146,8 +137,8 @@ inline void WriteSafetensorsTo(const ByteSink& sink, const std::vector<Safetenso
       sink(bytes);
     });
     if (size != EntrySize(*entry)) {
-      throw ShapeError(Message("WriteSafetensors: ", Quoted(entry->name), " has ", size,
-                               " bytes, its shape takes ", EntrySize(*entry)));
+      throw ShapeError(Message({"WriteSafetensors: ", Quoted(entry->name), " has ", size,
+                                " bytes, its shape takes ", EntrySize(*entry)}));
     }
   }
 }

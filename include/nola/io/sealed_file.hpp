@@ -64,11 +64,11 @@ inline const std::string& MetadataText(const SafetensorsFile& file, std::string_
 inline void CheckSeal(const SafetensorsFile& file, std::string_view format, std::string_view version) {
   const auto found = file.Metadata().find("format");
   if (found == file.Metadata().end() || found->second != format) {
-    file.Fail(Message("not a file of the format ", format));
+    file.Fail(Message({"not a file of the format ", format}));
   }
   const std::string& fileVersion = MetadataText(file, "format_version");
   if (fileVersion != version) {
-    file.Fail(Message("version ", Quoted(fileVersion), " of the format, this library reads ", version));
+    file.Fail(Message({"version ", Quoted(fileVersion), " of the format, this library reads ", version}));
   }
   const std::string& written = MetadataText(file, kChecksumKey);
   const std::string found128 = ContentChecksum(

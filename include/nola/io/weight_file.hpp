@@ -81,10 +81,10 @@ std::optional<std::string> WhyUnfit(const SafetensorsTensor& tensor, Index rows,
   if (!isVector && tensor.shape != std::vector<Index>{rows, columns}) {
     std::string shape;
     for (const Index extent : tensor.shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
-    return Message(" is [", shape, "] in the file, needed is [", rows, " x ", columns, "]");
+    return Message({" is [", shape, "] in the file, needed is [", rows, " x ", columns, "]"});
   }
   if (!IsReadableAsFloat(tensor.type)) {
-    return Message(" is of type ", NumberTypeName(tensor.type), " in the file, needed are floats");
+    return Message({" is of type ", NumberTypeName(tensor.type), " in the file, needed are floats"});
   }
   if (!DecodesToFinite<T>(tensor.type, tensor.bytes)) return " holds NaN or infinity in the file";
   return std::nullopt;
@@ -115,7 +115,7 @@ WeightLoadResult LoadWeights(ILayer<T>& network, const SafetensorsFile& file,
   result.missing = std::move(validation.missing);
   result.unexpected = std::move(validation.unexpected);
   for (const std::string& name : validation.duplicate) {
-    result.errors.push_back("two weights are mapped to " + detail::Quoted(name));
+    result.errors.push_back("two weights are mapped to " + Quoted(name));
   }
   const std::set<std::string> dense = detail::DenseWeights(network);
   const auto isTransposed = [&](const std::string& name) {
@@ -130,15 +130,15 @@ WeightLoadResult LoadWeights(ILayer<T>& network, const SafetensorsFile& file,
     if (isTransposed(parameter.name)) std::swap(rows, columns);
     const std::optional<std::string> reason = detail::WhyUnfit<T>(*found->second, rows, columns);
     if (reason) {
-      result.errors.push_back(detail::Quoted(parameter.name) + *reason);
+      result.errors.push_back(Quoted(parameter.name) + *reason);
     } else {
       loads.emplace_back(std::move(parameter), found->second);
     }
   }
   std::vector<std::string> reasons = result.errors;
-  for (const std::string& name : result.missing) reasons.push_back("no weight for " + detail::Quoted(name));
+  for (const std::string& name : result.missing) reasons.push_back("no weight for " + Quoted(name));
   for (const std::string& name : result.unexpected) {
-    reasons.push_back("no parameter for " + detail::Quoted(name));
+    reasons.push_back("no parameter for " + Quoted(name));
   }
   detail::RequireNone(reasons, options.mode, file.Name());
 
@@ -178,7 +178,7 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
     throw UnsupportedError("SaveWeights: the network has adapters; save or merge them");
   }
   if (!IsReadableAsFloat(type)) {
-    throw ConfigError(detail::Message("SaveWeights: weights cannot be stored as ", NumberTypeName(type)));
+    throw ConfigError(Message({"SaveWeights: weights cannot be stored as ", NumberTypeName(type)}));
   }
   std::vector<SafetensorsEntry> entries;
   for (const ConstParameter<T>& parameter : network.Parameters()) {

@@ -50,15 +50,15 @@ void WithKernels([[maybe_unused]] InstructionSet set, Run run) {
 inline void CheckFactorShape(const char* function, Index length, Index rank, Index numBasis) {
   if (length > BasisGenerator::kMaxLength || rank > BasisGenerator::kMaxRank ||
       numBasis > BasisGenerator::kMaxBases) {
-    throw ShapeError(Message(function, ": a factor of ", length, "x", rank, " with ", numBasis,
-                             " bases exceeds 2^32 x 2^24-1 with 2^31"));
+    throw ShapeError(Message({function, ": a factor of ", length, "x", rank, " with ", numBasis,
+                              " bases exceeds 2^32 x 2^24-1 with 2^31"}));
   }
 }
 
 inline void CheckBasisFactor(const char* function, Factor factor) {
   if (factor != Factor::a && factor != Factor::b) {
-    throw ConfigError(Message(function, ": factor ", static_cast<std::uint32_t>(factor),
-                              " has no bases, expected Factor::a or Factor::b"));
+    throw ConfigError(Message({function, ": factor ", static_cast<std::uint32_t>(factor),
+                               " has no bases, expected Factor::a or Factor::b"}));
   }
 }
 
@@ -200,7 +200,7 @@ void ScaleByGain(BasisDistribution distribution,
                  Eigen::Ref<Vector<std::type_identity_t<T>>> scaled) {
   if (scaled.size() != coefficients.size()) {
     throw ShapeError(
-        detail::Message("ScaleByGain: ", coefficients.size(), " coefficients, but room for ", scaled.size()));
+        Message({"ScaleByGain: ", coefficients.size(), " coefficients, but room for ", scaled.size()}));
   }
   if (coefficients.size() == 0) return;
   scaled = coefficients * BasisGain<T>(distribution, coefficients.size());

@@ -21,7 +21,7 @@ inline std::string_view InstructionSetName(InstructionSet set) {
     case InstructionSet::avx512:
       return "avx512";
   }
-  throw ConfigError(detail::Message("InstructionSet: ", static_cast<int>(set), " is not an instruction set"));
+  throw ConfigError(Message({"InstructionSet: ", static_cast<int>(set), " is not an instruction set"}));
 }
 
 /// The set of a name. @throws ConfigError for any other text.
@@ -30,7 +30,7 @@ inline InstructionSet InstructionSetFromName(std::string_view name) {
     if (InstructionSetName(set) == name) return set;
   }
   throw ConfigError(
-      detail::Message("InstructionSet: unknown name '", name, "', expected portable, avx2 or avx512"));
+      Message({"InstructionSet: unknown name '", name, "', expected portable, avx2 or avx512"}));
 }
 
 /// True if this build has the set's kernels and this machine can run them.
@@ -50,8 +50,8 @@ inline bool IsSupported(InstructionSet set) {
 /// @throws ConfigError if the set is not supported.
 inline void CheckSupported(InstructionSet set) {
   if (!IsSupported(set)) {
-    throw ConfigError(detail::Message("InstructionSet: this machine or build cannot run the ",
-                                      InstructionSetName(set), " kernels"));
+    throw ConfigError(Message(
+        {"InstructionSet: this machine or build cannot run the ", InstructionSetName(set), " kernels"}));
   }
 }
 

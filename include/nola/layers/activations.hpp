@@ -19,8 +19,7 @@ class ActivationLayer final : public LayerBase<T> {
   /// @throws ConfigError if the size is below 1.
   explicit ActivationLayer(Index size, Function function = {})
       : LayerBase<T>(size, size), function_(function) {
-    if (size < 1)
-      throw ConfigError(detail::Message(Function::kName, ": size ", size, ", expected at least 1"));
+    if (size < 1) throw ConfigError(Message({Function::kName, ": size ", size, ", expected at least 1"}));
   }
 
   std::string LayerType() const override { return Function::kName; }

@@ -53,13 +53,12 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
     const Index width = this->InputSize();
     for (const NamedLayer<T>& child : this->Children()) {
       if (child.layer->InputSize() == width && child.layer->OutputSize() == width) continue;
-      throw ShapeError(detail::Message("CausalSelfAttention: '", child.name, "' maps ",
-                                       child.layer->InputSize(), " to ", child.layer->OutputSize(),
-                                       ", expected ", width, " to ", width));
+      throw ShapeError(Message({"CausalSelfAttention: '", child.name, "' maps ", child.layer->InputSize(),
+                                " to ", child.layer->OutputSize(), ", expected ", width, " to ", width}));
     }
     if (heads < 1 || width % heads != 0) {
       throw ConfigError(
-          detail::Message("CausalSelfAttention: width ", width, " is no multiple of ", heads, " heads"));
+          Message({"CausalSelfAttention: width ", width, " is no multiple of ", heads, " heads"}));
     }
     detail::CheckSequenceLength("CausalSelfAttention", sequenceLength);
   }
@@ -83,12 +82,12 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
     const Index width = this->InputSize();
     const Index total = length + input.rows();
     if (input.cols() != width || cache.keys.cols() != width || cache.values.cols() != width) {
-      throw ShapeError(detail::Message("CausalSelfAttention: input of ", input.cols(), " and cache of ",
-                                       cache.keys.cols(), " columns, expected ", width));
+      throw ShapeError(Message({"CausalSelfAttention: input of ", input.cols(), " and cache of ",
+                                cache.keys.cols(), " columns, expected ", width}));
     }
     if (length < 0 || total > cache.keys.rows() || total > cache.values.rows()) {
-      throw ShapeError(detail::Message("CausalSelfAttention: ", input.rows(), " tokens after ", length,
-                                       " exceed the cache's ", cache.keys.rows()));
+      throw ShapeError(Message({"CausalSelfAttention: ", input.rows(), " tokens after ", length,
+                                " exceed the cache's ", cache.keys.rows()}));
     }
     const typename Pool::Lease scratch(pool_);
     InferChild(kQuery, input, scratch->query);

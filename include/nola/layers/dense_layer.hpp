@@ -23,7 +23,7 @@ class DenseLayer final : public LayerBase<T> {
       : LayerBase<T>(inputSize, outputSize) {
     if (inputSize < 1 || outputSize < 1) {
       throw ConfigError(
-          detail::Message("DenseLayer: sizes ", inputSize, " and ", outputSize, ", expected at least 1"));
+          Message({"DenseLayer: sizes ", inputSize, " and ", outputSize, ", expected at least 1"}));
     }
     RandomStream random(seed, RandomPurpose::weights);
     const T bound = T(1) / std::sqrt(static_cast<T>(inputSize));
@@ -40,8 +40,8 @@ class DenseLayer final : public LayerBase<T> {
       : LayerBase<T>(weight.rows(), weight.cols()), hasBias_(bias.size() > 0) {
     if (weight.size() == 0) throw ConfigError("DenseLayer: the weight is empty");
     if (hasBias_ && (bias.rows() != 1 || bias.cols() != weight.cols())) {
-      throw ShapeError(detail::Message("DenseLayer: bias is [", bias.rows(), " x ", bias.cols(),
-                                       "], expected [1 x ", weight.cols(), "]"));
+      throw ShapeError(Message({"DenseLayer: bias is [", bias.rows(), " x ", bias.cols(), "], expected [1 x ",
+                                weight.cols(), "]"}));
     }
     this->CheckFinite("weight", weight);
     this->CheckFinite("bias", bias);
@@ -63,9 +63,9 @@ class DenseLayer final : public LayerBase<T> {
   /// @throws ShapeError or ConfigError (NaN, infinity), with nothing changed.
   void SetTransposedWeights(const TensorRef<T>& outputByInput) {
     if (outputByInput.rows() != this->OutputSize() || outputByInput.cols() != this->InputSize()) {
-      throw ShapeError(detail::Message("DenseLayer: transposed weight is [", outputByInput.rows(), " x ",
-                                       outputByInput.cols(), "], expected [", this->OutputSize(), " x ",
-                                       this->InputSize(), "]"));
+      throw ShapeError(
+          Message({"DenseLayer: transposed weight is [", outputByInput.rows(), " x ", outputByInput.cols(),
+                   "], expected [", this->OutputSize(), " x ", this->InputSize(), "]"}));
     }
     this->CheckFinite("weight", outputByInput);
     this->Value(kWeight) = outputByInput.transpose();

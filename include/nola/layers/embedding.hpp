@@ -30,12 +30,11 @@ class Embedding final : public LayerBase<T> {
   Embedding(Index count, Index size, std::uint64_t seed = 42, double deviation = 0.02)
       : LayerBase<T>(1, size) {
     if (count < 1 || size < 1 || count > kMaxCount) {
-      throw ConfigError(detail::Message("Embedding: ", count, " rows of ", size,
-                                        " numbers, expected at least 1 of 1 and at most ", kMaxCount,
-                                        " rows"));
+      throw ConfigError(Message({"Embedding: ", count, " rows of ", size,
+                                 " numbers, expected at least 1 of 1 and at most ", kMaxCount, " rows"}));
     }
     if (!std::isfinite(deviation)) {
-      throw ConfigError(detail::Message("Embedding: deviation ", deviation, " is not finite"));
+      throw ConfigError(Message({"Embedding: deviation ", deviation, " is not finite"}));
     }
     RandomStream random(seed, RandomPurpose::weights);
     this->AddParameter("weight", Tensor<T>::NullaryExpr(count, size, [&] {
@@ -48,7 +47,7 @@ class Embedding final : public LayerBase<T> {
   explicit Embedding(Tensor<T> weight) : LayerBase<T>(1, weight.cols()) {
     if (weight.size() == 0) throw ConfigError("Embedding: the table is empty");
     if (weight.rows() > kMaxCount) {
-      throw ConfigError(detail::Message("Embedding: ", weight.rows(), " rows, at most ", kMaxCount));
+      throw ConfigError(Message({"Embedding: ", weight.rows(), " rows, at most ", kMaxCount}));
     }
     this->CheckFinite("weight", weight);
     this->AddParameter("weight", std::move(weight));
@@ -104,8 +103,8 @@ class Embedding final : public LayerBase<T> {
     for (Index row = 0; row < input.rows(); ++row) {
       const T index = input(row, 0);
       if (!(index >= T(0) && index < count) || index != std::floor(index)) {
-        throw ShapeError(detail::Message("Embedding: index ", index, " in row ", row,
-                                         ", expected a whole number in 0..", Count() - 1));
+        throw ShapeError(Message(
+            {"Embedding: index ", index, " in row ", row, ", expected a whole number in 0..", Count() - 1}));
       }
     }
     output.resize(input.rows(), this->OutputSize());

@@ -24,8 +24,8 @@ class KeyValueCache {
   /// @throws ConfigError if a size is below 1.
   KeyValueCache(Index blocks, Index capacity, Index width) : capacity_(capacity) {
     if (blocks < 1 || capacity < 1 || width < 1) {
-      throw ConfigError(detail::Message("KeyValueCache: ", blocks, " blocks of ", capacity, " tokens of ",
-                                        width, ", expected at least 1"));
+      throw ConfigError(Message({"KeyValueCache: ", blocks, " blocks of ", capacity, " tokens of ", width,
+                                 ", expected at least 1"}));
     }
     blocks_.resize(static_cast<std::size_t>(blocks));
     for (AttentionCache<T>& block : blocks_) {
@@ -42,7 +42,7 @@ class KeyValueCache {
   /// More is for the layer that has just written them. @throws ShapeError if outside 0..Capacity().
   void SetLength(Index length) {
     if (length < 0 || length > capacity_) {
-      throw ShapeError(detail::Message("KeyValueCache: length ", length, ", expected 0 to ", capacity_));
+      throw ShapeError(Message({"KeyValueCache: length ", length, ", expected 0 to ", capacity_}));
     }
     length_ = length;
   }
@@ -50,7 +50,7 @@ class KeyValueCache {
   /// @throws ShapeError if there is no such block.
   AttentionCache<T>& Block(Index index) {
     if (index < 0 || index >= BlockCount()) {
-      throw ShapeError(detail::Message("KeyValueCache: block ", index, " of ", BlockCount()));
+      throw ShapeError(Message({"KeyValueCache: block ", index, " of ", BlockCount()}));
     }
     return blocks_[static_cast<std::size_t>(index)];
   }

@@ -88,9 +88,9 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
       throw StateError(LayerType() + ": Backward needs a Forward in training mode before it");
     }
     if (outputGradient.rows() != forwardRows_ || outputGradient.cols() != OutputSize()) {
-      throw ShapeError(detail::Message(LayerType(), ": output gradient is [", outputGradient.rows(), " x ",
-                                       outputGradient.cols(), "], expected [", forwardRows_, " x ",
-                                       OutputSize(), "]"));
+      throw ShapeError(
+          Message({LayerType(), ": output gradient is [", outputGradient.rows(), " x ", outputGradient.cols(),
+                   "], expected [", forwardRows_, " x ", OutputSize(), "]"}));
     }
     CheckOverlap(outputGradient, inputGradient);
     const bool wantsInput = Includes(wanted_, Gradients::input);
@@ -177,8 +177,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
  private:
   void CheckInput(const TensorRef<T>& input, const Tensor<T>& output) const {
     if (input.cols() != InputSize()) {
-      throw ShapeError(detail::Message(LayerType(), ": input is [", input.rows(), " x ", input.cols(),
-                                       "], expected ", InputSize(), " columns"));
+      throw ShapeError(Message({LayerType(), ": input is [", input.rows(), " x ", input.cols(),
+                                "], expected ", InputSize(), " columns"}));
     }
     CheckOverlap(input, output);
   }

@@ -83,8 +83,8 @@ class LayerBase : public virtual ILayer<T> {
 
   void SetParameters(const Vector<T>& parameters) final {
     if (parameters.size() != ParameterCount()) {
-      throw ShapeError(detail::Message(this->LayerType(), ": ", parameters.size(), " parameters, expected ",
-                                       ParameterCount()));
+      throw ShapeError(
+          Message({this->LayerType(), ": ", parameters.size(), " parameters, expected ", ParameterCount()}));
     }
     CheckFinite("parameters", parameters);
     Index offset = 0;
@@ -114,8 +114,7 @@ class LayerBase : public virtual ILayer<T> {
 
   void UpdateParameters(T learningRate) final {
     if (!std::isfinite(learningRate)) {
-      throw ConfigError(
-          detail::Message(this->LayerType(), ": learning rate ", learningRate, " is not finite"));
+      throw ConfigError(Message({this->LayerType(), ": learning rate ", learningRate, " is not finite"}));
     }
     for (const NamedLayer<T>& child : children_) child.layer->UpdateParameters(learningRate);
     for (Slot& slot : slots_) {
@@ -138,15 +137,15 @@ class LayerBase : public virtual ILayer<T> {
       CheckLayer(name, layer);
       if (layer->InputSize() != child.layer->InputSize() ||
           layer->OutputSize() != child.layer->OutputSize()) {
-        throw ShapeError(detail::Message(this->LayerType(), ": '", name, "' maps ", child.layer->InputSize(),
-                                         " to ", child.layer->OutputSize(), ", its replacement ",
-                                         layer->InputSize(), " to ", layer->OutputSize()));
+        throw ShapeError(Message({this->LayerType(), ": '", name, "' maps ", child.layer->InputSize(), " to ",
+                                  child.layer->OutputSize(), ", its replacement ", layer->InputSize(), " to ",
+                                  layer->OutputSize()}));
       }
       child.layer = std::move(layer);
       this->ResetState();
       return;
     }
-    throw ConfigError(detail::Message(this->LayerType(), ": no child is named '", name, "'"));
+    throw ConfigError(Message({this->LayerType(), ": no child is named '", name, "'"}));
   }
 
   std::map<std::string, std::string> GetDiagnostics() const final {
@@ -219,12 +218,11 @@ class LayerBase : public virtual ILayer<T> {
   void AddChild(std::string name, std::shared_ptr<ILayer<T>> layer) {
     CheckLayer(name, layer);
     if (name.empty() || name.find('.') != std::string::npos) {
-      throw ConfigError(
-          detail::Message(this->LayerType(), ": '", name, "' is not a name: empty or with a dot"));
+      throw ConfigError(Message({this->LayerType(), ": '", name, "' is not a name: empty or with a dot"}));
     }
     for (const NamedLayer<T>& child : children_) {
       if (child.name == name)
-        throw ConfigError(detail::Message(this->LayerType(), ": two children named '", name, "'"));
+        throw ConfigError(Message({this->LayerType(), ": two children named '", name, "'"}));
     }
     children_.push_back({std::move(name), std::move(layer)});
   }
@@ -254,7 +252,7 @@ class LayerBase : public virtual ILayer<T> {
   template <class Values>
   void CheckFinite(const std::string& what, const Values& values) const {
     if (!values.allFinite()) {
-      throw ConfigError(detail::Message(this->LayerType(), ": ", what, " contains NaN or infinity"));
+      throw ConfigError(Message({this->LayerType(), ": ", what, " contains NaN or infinity"}));
     }
   }
 
@@ -272,9 +270,9 @@ class LayerBase : public virtual ILayer<T> {
   };
 
   void CheckLayer(const std::string& name, const std::shared_ptr<ILayer<T>>& layer) const {
-    if (!layer) throw ConfigError(detail::Message(this->LayerType(), ": layer '", name, "' is null"));
+    if (!layer) throw ConfigError(Message({this->LayerType(), ": layer '", name, "' is null"}));
     if (layer.get() == this)
-      throw ConfigError(detail::Message(this->LayerType(), ": '", name, "' is the layer itself"));
+      throw ConfigError(Message({this->LayerType(), ": '", name, "' is the layer itself"}));
   }
 
   /// Where a parameter of this layer is written without reserving its gradient, as Parameters() would:
@@ -287,8 +285,8 @@ class LayerBase : public virtual ILayer<T> {
     const auto& target = parameter.value;
     const bool asColumn = target.rows() == 1 && value.cols() == 1 && value.rows() == target.cols();
     if (asColumn || (value.rows() == target.rows() && value.cols() == target.cols())) return;
-    throw ShapeError(detail::Message(this->LayerType(), ": '", parameter.name, "' is [", target.rows(), " x ",
-                                     target.cols(), "], given [", value.rows(), " x ", value.cols(), "]"));
+    throw ShapeError(Message({this->LayerType(), ": '", parameter.name, "' is [", target.rows(), " x ",
+                              target.cols(), "], given [", value.rows(), " x ", value.cols(), "]"}));
   }
 
   static void Assign(Eigen::Map<Tensor<T>> target, const TensorRef<T>& value) {

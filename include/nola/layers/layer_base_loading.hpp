@@ -43,13 +43,13 @@ WeightLoadResult LayerBase<T>::LoadWeights(const std::map<std::string, Tensor<T>
   result.missing = std::move(validation.missing);
   result.unexpected = std::move(validation.unexpected);
   for (const std::string& name : validation.duplicate) {
-    result.errors.push_back(detail::Message("two weights are mapped to '", name, "'"));
+    result.errors.push_back(Message({"two weights are mapped to '", name, "'"}));
   }
   if (strict && !(result.missing.empty() && result.unexpected.empty() && result.errors.empty())) {
-    throw ConfigError(detail::Message(this->LayerType(), ": strict loading with ", result.missing.size(),
-                                      " missing", FirstOf(result.missing), ", ", result.unexpected.size(),
-                                      " unexpected", FirstOf(result.unexpected), ", ", result.errors.size(),
-                                      " duplicate", FirstOf(validation.duplicate)));
+    throw ConfigError(Message({this->LayerType(), ": strict loading with ", result.missing.size(), " missing",
+                               FirstOf(result.missing), ", ", result.unexpected.size(), " unexpected",
+                               FirstOf(result.unexpected), ", ", result.errors.size(), " duplicate",
+                               FirstOf(validation.duplicate)}));
   }
   std::map<std::string, const Tensor<T>*> chosen;
   for (const auto& [name, value] : weights) {

@@ -38,14 +38,14 @@ void SetSequenceLength(ILayer<T>& network, Index length) {
 namespace detail {
 
 inline void CheckSequenceLength(const char* type, Index length) {
-  if (length < 1) throw ConfigError(Message(type, ": sequence length ", length, ", expected at least 1"));
+  if (length < 1) throw ConfigError(Message({type, ": sequence length ", length, ", expected at least 1"}));
 }
 
 /// The tokens of each sequence in this many rows.
 /// @throws ShapeError if the rows are no whole number of sequences.
 inline Index TokensPerSequence(const char* type, Index rows, Index length) {
   if (rows > length && rows % length != 0) {
-    throw ShapeError(Message(type, ": ", rows, " rows are no whole number of sequences of ", length));
+    throw ShapeError(Message({type, ": ", rows, " rows are no whole number of sequences of ", length}));
   }
   return rows < length ? rows : length;
 }

@@ -23,8 +23,8 @@ class Sequential final : public LayerBase<T> {
   /// before.
   Sequential& Add(std::string name, std::shared_ptr<ILayer<T>> layer) {
     if (layer && !this->Children().empty() && layer->InputSize() != this->OutputSize()) {
-      throw ShapeError(detail::Message("Sequential: '", name, "' takes ", layer->InputSize(),
-                                       " inputs, the layer before it has ", this->OutputSize(), " outputs"));
+      throw ShapeError(Message({"Sequential: '", name, "' takes ", layer->InputSize(),
+                                " inputs, the layer before it has ", this->OutputSize(), " outputs"}));
     }
     this->AddChild(std::move(name), std::move(layer));
     buffers_.push_back(BufferFor(this->Children().back().layer->OutputSize()));
@@ -48,7 +48,7 @@ class Sequential final : public LayerBase<T> {
   /// @throws ShapeError if there is no such layer.
   std::shared_ptr<ILayer<T>> Layer(Index index) const {
     if (index < 0 || index >= LayerCount()) {
-      throw ShapeError(detail::Message("Sequential: layer ", index, " of ", LayerCount()));
+      throw ShapeError(Message({"Sequential: layer ", index, " of ", LayerCount()}));
     }
     return this->Children()[static_cast<std::size_t>(index)].layer;
   }

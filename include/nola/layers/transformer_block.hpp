@@ -60,9 +60,8 @@ class TransformerBlock final : public LayerBase<T> {
     const Index width = this->InputSize();
     for (const NamedLayer<T>& child : this->Children()) {
       if (child.layer->InputSize() == width && child.layer->OutputSize() == width) continue;
-      throw ShapeError(detail::Message("TransformerBlock: '", child.name, "' maps ", child.layer->InputSize(),
-                                       " to ", child.layer->OutputSize(), ", expected ", width, " to ",
-                                       width));
+      throw ShapeError(Message({"TransformerBlock: '", child.name, "' maps ", child.layer->InputSize(),
+                                " to ", child.layer->OutputSize(), ", expected ", width, " to ", width}));
     }
   }
 

@@ -42,8 +42,8 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
   explicit TransformerDecoder(const TransformerDecoderOptions& options)
       : LayerBase<T>(1, options.vocabularySize), sequenceLength_(options.positions) {
     if (options.blocks < 1 || options.hiddenSize < 0) {
-      throw ConfigError(detail::Message("TransformerDecoder: ", options.blocks, " blocks with ",
-                                        options.hiddenSize, " hidden features"));
+      throw ConfigError(Message(
+          {"TransformerDecoder: ", options.blocks, " blocks with ", options.hiddenSize, " hidden features"}));
     }
     const Index width = options.width;
     std::uint64_t seed = options.seed;
@@ -92,8 +92,8 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
   void SetSequenceLength(Index length) override {
     detail::CheckSequenceLength("TransformerDecoder", length);
     if (length > Positions()) {
-      throw ConfigError(detail::Message("TransformerDecoder: sequence length ", length, " exceeds the ",
-                                        Positions(), " positions"));
+      throw ConfigError(Message(
+          {"TransformerDecoder: sequence length ", length, " exceeds the ", Positions(), " positions"}));
     }
     if (length != sequenceLength_) this->ResetState();
     sequenceLength_ = length;
@@ -115,12 +115,12 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
     const Index count = tokens.rows();
     const Index room = std::min(cache.Capacity(), Positions()) - cache.Length();
     if (tokens.cols() != 1 || count < 1 || count > room) {
-      throw ShapeError(detail::Message("TransformerDecoder: tokens are [", count, " x ", tokens.cols(),
-                                       "], expected [1 to ", room, " x 1]"));
+      throw ShapeError(Message({"TransformerDecoder: tokens are [", count, " x ", tokens.cols(),
+                                "], expected [1 to ", room, " x 1]"}));
     }
     if (cache.BlockCount() != BlockCount()) {
-      throw ShapeError(detail::Message("TransformerDecoder: a cache of ", cache.BlockCount(),
-                                       " blocks for a network of ", BlockCount()));
+      throw ShapeError(Message({"TransformerDecoder: a cache of ", cache.BlockCount(),
+                                " blocks for a network of ", BlockCount()}));
     }
     const typename Pool::Lease scratch(pool_);
     FillPositions(scratch->positions, cache.Length(), count, count);

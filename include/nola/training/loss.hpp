@@ -14,13 +14,13 @@ namespace detail {
 
 inline void CheckLabels(const char* function, Index rows, Index classes,
                         std::span<const std::int32_t> labels) {
-  if (rows == 0) throw ShapeError(Message(function, ": the mean over an empty batch has no value"));
+  if (rows == 0) throw ShapeError(Message({function, ": the mean over an empty batch has no value"}));
   if (static_cast<Index>(labels.size()) != rows) {
-    throw ShapeError(Message(function, ": ", labels.size(), " labels for ", rows, " rows"));
+    throw ShapeError(Message({function, ": ", labels.size(), " labels for ", rows, " rows"}));
   }
   for (const std::int32_t label : labels) {
     if (label < 0 || label >= classes) {
-      throw ShapeError(Message(function, ": label ", label, " is outside 0..", classes - 1));
+      throw ShapeError(Message({function, ": label ", label, " is outside 0..", classes - 1}));
     }
   }
 }
@@ -57,9 +57,8 @@ template <std::floating_point T>
 T MeanSquaredError(const std::type_identity_t<TensorRef<T>>& prediction,
                    const std::type_identity_t<TensorRef<T>>& target, Tensor<T>& gradient) {
   if (prediction.rows() != target.rows() || prediction.cols() != target.cols()) {
-    throw ShapeError(detail::Message("MeanSquaredError: prediction [", prediction.rows(), " x ",
-                                     prediction.cols(), "], target [", target.rows(), " x ", target.cols(),
-                                     "]"));
+    throw ShapeError(Message({"MeanSquaredError: prediction [", prediction.rows(), " x ", prediction.cols(),
+                              "], target [", target.rows(), " x ", target.cols(), "]"}));
   }
   if (prediction.size() == 0) throw ShapeError("MeanSquaredError: the mean over an empty batch has no value");
   gradient = prediction - target;

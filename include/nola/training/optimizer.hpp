@@ -31,7 +31,7 @@ class Optimizer {
   /// @throws ConfigError if the rate is NaN, infinite or negative; nothing has changed then.
   void Step(T learningRate) {
     if (!std::isfinite(learningRate) || learningRate < T(0)) {
-      throw ConfigError(detail::Message("Optimizer: learning rate ", learningRate, ", expected 0 or more"));
+      throw ConfigError(Message({"Optimizer: learning rate ", learningRate, ", expected 0 or more"}));
     }
     ++stepCount_;
     for (std::size_t i = 0; i < parameters_.size(); ++i) Update(i, learningRate);
@@ -50,7 +50,7 @@ class Optimizer {
   /// @throws ConfigError for a negative count.
   void SetStepCount(Index stepCount) {
     if (stepCount < 0) {
-      throw ConfigError(detail::Message("Optimizer: step count ", stepCount, ", expected 0 or more"));
+      throw ConfigError(Message({"Optimizer: step count ", stepCount, ", expected 0 or more"}));
     }
     stepCount_ = stepCount;
   }
@@ -88,12 +88,12 @@ class Optimizer {
 
   static void CheckShare(const char* type, const char* name, double value) {
     if (!(value >= 0 && value < 1)) {
-      throw ConfigError(detail::Message(type, ": ", name, " ", value, ", expected 0 <= ", name, " < 1"));
+      throw ConfigError(Message({type, ": ", name, " ", value, ", expected 0 <= ", name, " < 1"}));
     }
   }
   static void CheckNotNegative(const char* type, const char* name, double value) {
     if (!(value >= 0 && std::isfinite(value))) {
-      throw ConfigError(detail::Message(type, ": ", name, " ", value, ", expected 0 or more"));
+      throw ConfigError(Message({type, ": ", name, " ", value, ", expected 0 or more"}));
     }
   }
 
@@ -191,7 +191,7 @@ class AdamW final : public Optimizer<T> {
 template <std::floating_point T>
 T ClipGradientNorm(std::span<Parameter<T>> parameters, std::type_identity_t<T> maxNorm) {
   if (!(maxNorm > T(0)))
-    throw ConfigError(detail::Message("ClipGradientNorm: norm ", maxNorm, ", expected above 0"));
+    throw ConfigError(Message({"ClipGradientNorm: norm ", maxNorm, ", expected above 0"}));
   T sum = T(0);
   for (const Parameter<T>& parameter : parameters) sum += parameter.gradient.squaredNorm();
   const T norm = std::sqrt(sum);

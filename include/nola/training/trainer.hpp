@@ -48,8 +48,8 @@ class Update {
     network.Forward(batch, output_, Gradients::parameters);
     progress.loss = static_cast<double>(loss(output_, outputGradient_));
     if (!std::isfinite(progress.loss)) {
-      throw StateError(Message("Trainer: the loss is ", progress.loss, " at step ", progress.step,
-                               "; a lower learning rate or clipping may help"));
+      throw StateError(Message({"Trainer: the loss is ", progress.loss, " at step ", progress.step,
+                                "; a lower learning rate or clipping may help"}));
     }
     optimizer.ClearGradients();
     if (network.SupportsTraining()) network.Backward(outputGradient_, inputGradient_);
@@ -99,15 +99,15 @@ class Trainer {
       : network_(network), optimizer_(optimizer), options_(std::move(options)) {
     if (options_.epochs < 1 || options_.batchSize < 1) {
       throw ConfigError(
-          detail::Message("Trainer: ", options_.epochs, " epochs of batches of ", options_.batchSize));
+          Message({"Trainer: ", options_.epochs, " epochs of batches of ", options_.batchSize}));
     }
     if (!(options_.warmupFraction >= 0 && options_.warmupFraction <= 1)) {
       throw ConfigError(
-          detail::Message("Trainer: warm-up fraction ", options_.warmupFraction, ", expected 0 to 1"));
+          Message({"Trainer: warm-up fraction ", options_.warmupFraction, ", expected 0 to 1"}));
     }
     if (!(options_.maxGradientNorm >= 0)) {
       throw ConfigError(
-          detail::Message("Trainer: gradient norm ", options_.maxGradientNorm, ", expected 0 or more"));
+          Message({"Trainer: gradient norm ", options_.maxGradientNorm, ", expected 0 or more"}));
     }
     CosineSchedule(options_.learningRate, 1, 0, options_.finalFraction);  // throws for settings it cannot use
   }
@@ -120,7 +120,7 @@ class Trainer {
   Index CurrentStep() const { return step_; }
   /// @throws ConfigError for a negative step.
   void SetCurrentStep(Index step) {
-    if (step < 0) throw ConfigError(detail::Message("Trainer: step ", step, ", expected 0 or more"));
+    if (step < 0) throw ConfigError(Message({"Trainer: step ", step, ", expected 0 or more"}));
     step_ = step;
   }
 
@@ -208,7 +208,7 @@ BatchLoss<T> ClassificationLoss(std::span<const std::int32_t> labels) {
       const auto row = static_cast<std::size_t>(rows[i]);
       if (row >= labels.size()) {
         throw ShapeError(
-            detail::Message("ClassificationLoss: row ", row, " has no label, there are ", labels.size()));
+            Message({"ClassificationLoss: row ", row, " has no label, there are ", labels.size()}));
       }
       batch[i] = labels[row];
     }
@@ -227,7 +227,7 @@ BatchLoss<T> RegressionLoss(const Tensor<T>& targets) {
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (rows[i] >= targets.rows()) {
         throw ShapeError(
-            detail::Message("RegressionLoss: row ", rows[i], " has no target, there are ", targets.rows()));
+            Message({"RegressionLoss: row ", rows[i], " has no target, there are ", targets.rows()}));
       }
       batch.row(static_cast<Index>(i)) = targets.row(rows[i]);
     }
@@ -241,10 +241,9 @@ template <std::floating_point T>
 double EvaluateAccuracy(const ILayer<T>& network, const std::type_identity_t<TensorRef<T>>& inputs,
                         std::span<const std::int32_t> labels, Index batchSize = 1000) {
   if (inputs.rows() == 0 || static_cast<Index>(labels.size()) != inputs.rows()) {
-    throw ShapeError(
-        detail::Message("EvaluateAccuracy: ", labels.size(), " labels for ", inputs.rows(), " rows"));
+    throw ShapeError(Message({"EvaluateAccuracy: ", labels.size(), " labels for ", inputs.rows(), " rows"}));
   }
-  if (batchSize < 1) throw ConfigError(detail::Message("EvaluateAccuracy: batch size ", batchSize));
+  if (batchSize < 1) throw ConfigError(Message({"EvaluateAccuracy: batch size ", batchSize}));
   Tensor<T> output;
   double right = 0;
   for (Index first = 0; first < inputs.rows(); first += batchSize) {

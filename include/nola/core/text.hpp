@@ -1,0 +1,59 @@
+// Text for messages and files: the same characters whatever the program's locale is.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "nola/core/compiled.hpp"
+
+namespace nola {
+
+/// A piece of a Message: a text, or a number as the "C" locale prints it: whole numbers in full, others with
+/// six significant digits. Holds no copy of a text.
+class TextPart {
+ public:
+  TextPart(std::string_view text)
+      : text_(text.data()), size_(text.size()) {}  // NOLINT(google-explicit-constructor)
+  TextPart(const std::string& text)
+      : TextPart(std::string_view(text)) {}                         // NOLINT(google-explicit-constructor)
+  TextPart(const char* text) : TextPart(std::string_view(text)) {}  // NOLINT(google-explicit-constructor)
+  TextPart(char character) : size_(1) { digits_[0] = character; }   // NOLINT(google-explicit-constructor)
+  template <class Number>
+  requires std::is_arithmetic_v<Number> TextPart(Number number) {  // NOLINT(google-explicit-constructor)
+    if constexpr (std::floating_point<Number>) {
+      Print(static_cast<double>(number));
+    } else if constexpr (std::signed_integral<Number>) {
+      Print(static_cast<long long>(number));
+    } else {
+      Print(static_cast<unsigned long long>(number));
+    }
+  }
+
+  std::string_view View() const { return {text_ != nullptr ? text_ : digits_.data(), size_}; }
+
+ private:
+  void Print(double number);
+  void Print(long long number);
+  void Print(unsigned long long number);
+
+  const char* text_ = nullptr;
+  std::size_t size_ = 0;
+  std::array<char, 32> digits_{};
+};
+
+/// Joins the parts: Message({"rank ", rank, " exceeds ", most}).
+std::string Message(std::initializer_list<TextPart> parts);
+
+/// Text from a file or a user, made fit for an error message: in quotes, short, without control characters.
+std::string Quoted(std::string_view text);
+
+}  // namespace nola
+
+#ifdef NOLA_DEFINITIONS_HERE
+#include "nola/core/text.inl"
+#endif
