@@ -1,4 +1,4 @@
-# Installs the headers and the package that find_package(nola [COMPONENTS io]) reads.
+# Installs the headers and the package that find_package(nola [COMPONENTS io compiled]) reads.
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
@@ -7,11 +7,16 @@ target_include_directories(nola INTERFACE "$<INSTALL_INTERFACE:${CMAKE_INSTALL_I
 install(DIRECTORY include/nola DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
         FILES_MATCHING PATTERN "*.hpp" PATTERN "*.inl" PATTERN "specification.md")
 
-# An export set each, so that reading the core's never asks for what io needs.
+# An export set each, so that reading the core's never asks for what a component needs.
 install(TARGETS nola EXPORT nolaTargets)
 install(EXPORT nolaTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
 install(TARGETS nola_io EXPORT nolaIoTargets)
 install(EXPORT nolaIoTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
+
+if(NOLA_COMPILED)
+  install(TARGETS nola_compiled EXPORT nolaCompiledTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+  install(EXPORT nolaCompiledTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
+endif()
 
 configure_package_config_file(cmake/nolaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/nolaConfig.cmake"
                               INSTALL_DESTINATION "${packageDirectory}")

@@ -20,9 +20,3 @@ if(NOLA_NATIVE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_V
   # False alarms in g++'s own AVX-512 header, GCC bug 105593.
   target_compile_options(nola_program_options INTERFACE -Wno-maybe-uninitialized)
 endif()
-
-# What links to it compiles faster: see the header.
-add_library(nola_compiled_kernels STATIC "${CMAKE_CURRENT_LIST_DIR}/compiled_kernels.cpp")
-target_link_libraries(nola_compiled_kernels PUBLIC nola PRIVATE nola_program_options)
-target_compile_options(nola_compiled_kernels INTERFACE
-                       "SHELL:-include \"${CMAKE_CURRENT_LIST_DIR}/compiled_kernels.hpp\"")

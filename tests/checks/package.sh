@@ -49,8 +49,37 @@ configure core_without_json "${found[@]}" -DNOLA_COMPONENTS= $withoutJson ||
 echo "configures: the core without a JSON parser"
 refuse io_without_json "needs nlohmann_json 3.10 or later, which was not found (Debian: apt install nlohmann-json3-dev)" \
   "${found[@]}" $withoutJson
-refuse unknown_component "nola has no component 'video'; there is: io." "${found[@]}" -DNOLA_COMPONENTS=video
+refuse unknown_component "nola has no component 'video'; there are: io, compiled." "${found[@]}" -DNOLA_COMPONENTS=video
 refuse later_version "$version" "${found[@]}" "-DNOLA_VERSION=$((${version%%.*} + 1)).0"
 refuse no_eigen "needs Eigen3 3.4 or later, which was not found (Debian: apt install libeigen3-dev)" \
   "${found[@]}" -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON
+
+# Eigen's version file says that 3.4 and 5 do not go together. Both go with nola, from the sources and installed.
+sources=(-DNOLA_FROM=add_subdirectory -DNOLA_INSTALL=OFF)
+for eigen in 3.3.9 3.4.0 5.0.1; do
+  mkdir -p "$work/eigen-$eigen"
+  cat >"$work/eigen-$eigen/Eigen3ConfigVersion.cmake" <<EOF
+set(PACKAGE_VERSION $eigen)
+if(PACKAGE_FIND_VERSION_MAJOR EQUAL ${eigen%%.*} AND PACKAGE_FIND_VERSION VERSION_LESS_EQUAL $eigen)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()
+EOF
+  echo 'add_library(Eigen3::Eigen INTERFACE IMPORTED)' >"$work/eigen-$eigen/Eigen3Config.cmake"
+  for from in found sources; do
+    declare -n options=$from
+    if [ $eigen = 3.3.9 ]; then
+      refuse "eigen-$eigen-$from" "Eigen" "${options[@]}" "-DEigen3_DIR=$work/eigen-$eigen"
+    else
+      configure "eigen-$eigen-$from" "${options[@]}" "-DEigen3_DIR=$work/eigen-$eigen" ||
+        { cat "$work/eigen-$eigen-$from.log"; echo "FAILED: Eigen $eigen, $from"; exit 1; }
+      echo "configures: Eigen $eigen, $from"
+    fi
+  done
+done
+
 test -s "$work/prefix/include/nola/random/specification.md" || { echo "FAILED: no specification installed"; exit 1; }
+if [ -e "$work/prefix/share/cmake/nola/nolaCompiledTargets.cmake" ]; then
+  accept compiled "${found[@]}" "-DNOLA_COMPONENTS=io;compiled"
+else
+  refuse compiled "configure it with -DNOLA_COMPILED=ON" "${found[@]}" "-DNOLA_COMPONENTS=compiled"
+fi

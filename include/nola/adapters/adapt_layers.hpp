@@ -10,6 +10,7 @@
 
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/nola_adapter.hpp"
+#include "nola/core/compiled.hpp"
 #include "nola/layers/layer_tree.hpp"
 
 namespace nola {
@@ -176,5 +177,18 @@ std::vector<std::string> MergeAdapters(const std::shared_ptr<Layer>& network) {
   if (!network) throw ConfigError("MergeAdapters: the network is null");
   return MergeAdapters(*network);
 }
+
+NOLA_COMPILED_TEMPLATE(adapters, std::vector<std::string> AdaptLayers<float>(
+                                     ILayer<float>&, const std::vector<std::string>&,
+                                     const AdapterFactory<float>&, const std::vector<std::string>&));
+NOLA_COMPILED_TEMPLATE(adapters, std::vector<std::string> AdaptLayers<double>(
+                                     ILayer<double>&, const std::vector<std::string>&,
+                                     const AdapterFactory<double>&, const std::vector<std::string>&));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       std::vector<std::string> AdaptLayers<float>(ILayer<float>&, const AdapterConfig&));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       std::vector<std::string> AdaptLayers<double>(ILayer<double>&, const AdapterConfig&));
+NOLA_COMPILED_TEMPLATE(adapters, std::vector<std::string> MergeAdapters<float>(ILayer<float>&));
+NOLA_COMPILED_TEMPLATE(adapters, std::vector<std::string> MergeAdapters<double>(ILayer<double>&));
 
 }  // namespace nola

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/core/compiled.hpp"
 #include "nola/kernels/basis_kernels.hpp"
 
 namespace nola {
@@ -71,5 +72,8 @@ std::shared_ptr<LoRAAdapter<T>> LoRAAdapterBase<T>::LoRALayer() const {
   return std::make_shared<LoRAAdapter<T>>(BaseLayer(), GetMatrixA(), GetMatrixB(),
                                           static_cast<double>(Alpha()), IsBaseLayerFrozen());
 }
+
+NOLA_COMPILED_CLASS(adapters, LoRAAdapterBase);
+NOLA_COMPILED_CLASS(adapters, LoRAAdapter);
 
 }  // namespace nola

@@ -8,6 +8,7 @@
 
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/core/compiled.hpp"
 #include "nola/kernels/basis_kernels.hpp"
 #include "nola/random/basis_generator.hpp"
 
@@ -170,5 +171,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   detail::ScratchBuffer<T> factorGradient_;  // of A, then of B transposed
   BasisWorkspace<T> workspace_;
 };
+
+NOLA_COMPILED_CLASS(adapters, NOLAAdapter);
 
 }  // namespace nola

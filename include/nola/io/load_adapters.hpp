@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/compiled.hpp"
 #include "nola/io/adapter_file.hpp"
 #include "nola/io/adapter_placement.hpp"
 #include "nola/io/load_mode.hpp"
@@ -197,5 +198,14 @@ AdapterLoadReport LoadAdapters(ILayer<T>& network, const std::filesystem::path& 
                                LoadMode mode = LoadMode::strict) {
   return LoadAdapters(network, AdapterFile(path), mode);
 }
+
+NOLA_COMPILED_TEMPLATE(io,
+                       AdapterLoadReport LoadAdapters<float>(ILayer<float>&, const AdapterFile&, LoadMode));
+NOLA_COMPILED_TEMPLATE(io,
+                       AdapterLoadReport LoadAdapters<double>(ILayer<double>&, const AdapterFile&, LoadMode));
+NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport LoadAdapters<float>(ILayer<float>&, const std::filesystem::path&,
+                                                                 LoadMode));
+NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport LoadAdapters<double>(ILayer<double>&,
+                                                                  const std::filesystem::path&, LoadMode));
 
 }  // namespace nola

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/compiled.hpp"
 #include "nola/io/mapped_file.hpp"
 #include "nola/io/parameter_entry.hpp"
 #include "nola/io/peft.hpp"
@@ -151,5 +152,10 @@ void ExportPEFT(const ILayer<T>& network, const std::filesystem::path& directory
   model.Commit();
   config.Commit();
 }
+
+NOLA_COMPILED_TEMPLATE(io, void ExportPEFT<float>(const ILayer<float>&, const std::filesystem::path&,
+                                                  const PEFTExportOptions&));
+NOLA_COMPILED_TEMPLATE(io, void ExportPEFT<double>(const ILayer<double>&, const std::filesystem::path&,
+                                                   const PEFTExportOptions&));
 
 }  // namespace nola

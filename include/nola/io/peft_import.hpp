@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "nola/adapters/lora_adapter.hpp"
+#include "nola/core/compiled.hpp"
 #include "nola/io/adapter_placement.hpp"
 #include "nola/io/load_mode.hpp"
 #include "nola/io/mapped_file.hpp"
@@ -227,5 +228,16 @@ AdapterLoadReport ImportPEFT(ILayer<T>& network, const std::filesystem::path& di
   return ImportPEFT(network, configuration.Bytes(), SafetensorsFile(directory / detail::kPEFTModelFile),
                     options);
 }
+
+NOLA_COMPILED_TEMPLATE(io,
+                       AdapterLoadReport ImportPEFT<float>(ILayer<float>&, std::span<const std::byte>,
+                                                           const SafetensorsFile&, const PEFTImportOptions&));
+NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport ImportPEFT<double>(ILayer<double>&, std::span<const std::byte>,
+                                                                const SafetensorsFile&,
+                                                                const PEFTImportOptions&));
+NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport ImportPEFT<float>(ILayer<float>&, const std::filesystem::path&,
+                                                               const PEFTImportOptions&));
+NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport ImportPEFT<double>(ILayer<double>&, const std::filesystem::path&,
+                                                                const PEFTImportOptions&));
 
 }  // namespace nola

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/compiled.hpp"
 #include "nola/core/version.hpp"
 #include "nola/io/adapter_file.hpp"
 #include "nola/io/parameter_entry.hpp"
@@ -129,5 +130,12 @@ AdapterSaveReport SaveAdapters(const ILayer<T>& network, const std::filesystem::
   report.fileBytes = WriteSafetensors(path, entries, detail::Sealed(entries, metadata));
   return report;
 }
+
+NOLA_COMPILED_TEMPLATE(io, AdapterSaveReport SaveAdapters<float>(const ILayer<float>&,
+                                                                 const std::filesystem::path&,
+                                                                 const AdapterSaveOptions&));
+NOLA_COMPILED_TEMPLATE(io, AdapterSaveReport SaveAdapters<double>(const ILayer<double>&,
+                                                                  const std::filesystem::path&,
+                                                                  const AdapterSaveOptions&));
 
 }  // namespace nola

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/core/compiled.hpp"
 #include "nola/core/version.hpp"
 #include "nola/io/load_mode.hpp"
 #include "nola/io/parameter_entry.hpp"
@@ -188,5 +189,20 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
   for (const auto& [key, value] : notes) metadata.emplace("note." + key, value);
   return WriteSafetensors(path, entries, metadata);
 }
+
+NOLA_COMPILED_TEMPLATE(io, WeightLoadResult LoadWeights<float>(ILayer<float>&, const SafetensorsFile&,
+                                                               const WeightFileOptions&));
+NOLA_COMPILED_TEMPLATE(io, WeightLoadResult LoadWeights<double>(ILayer<double>&, const SafetensorsFile&,
+                                                                const WeightFileOptions&));
+NOLA_COMPILED_TEMPLATE(io, WeightLoadResult LoadWeights<float>(ILayer<float>&, const std::filesystem::path&,
+                                                               const WeightFileOptions&));
+NOLA_COMPILED_TEMPLATE(io, WeightLoadResult LoadWeights<double>(ILayer<double>&, const std::filesystem::path&,
+                                                                const WeightFileOptions&));
+NOLA_COMPILED_TEMPLATE(io, std::uint64_t SaveWeights<float>(const ILayer<float>&,
+                                                            const std::filesystem::path&, NumberType,
+                                                            const std::map<std::string, std::string>&));
+NOLA_COMPILED_TEMPLATE(io, std::uint64_t SaveWeights<double>(const ILayer<double>&,
+                                                             const std::filesystem::path&, NumberType,
+                                                             const std::map<std::string, std::string>&));
 
 }  // namespace nola

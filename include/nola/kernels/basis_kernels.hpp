@@ -272,3 +272,26 @@ void AccumulateCoefficientGradients(const BasisGenerator& generator, Factor fact
 }
 
 }  // namespace nola
+
+namespace nola::detail {
+
+NOLA_COMPILED_TEMPLATE(kernels,
+                       void Combine<float>(const BasisGenerator&, Factor, const float*, Index,
+                                           Eigen::Ref<FactorMatrix<float>>&, BasisWorkspace<float>&));
+NOLA_COMPILED_TEMPLATE(kernels,
+                       void Combine<double>(const BasisGenerator&, Factor, const double*, Index,
+                                            Eigen::Ref<FactorMatrix<double>>&, BasisWorkspace<double>&));
+NOLA_COMPILED_TEMPLATE(kernels,
+                       void Contract<float>(const BasisGenerator&, Factor, const FactorView<const float>&,
+                                            float*, Index, BasisWorkspace<float>&));
+NOLA_COMPILED_TEMPLATE(kernels,
+                       void Contract<double>(const BasisGenerator&, Factor, const FactorView<const double>&,
+                                             double*, Index, BasisWorkspace<double>&));
+NOLA_COMPILED_TEMPLATE(kernels,
+                       void AddOffsetA<float>(const BasisGenerator&, Eigen::Ref<FactorMatrix<float>>&,
+                                              const BasisWorkspace<float>&));
+NOLA_COMPILED_TEMPLATE(kernels,
+                       void AddOffsetA<double>(const BasisGenerator&, Eigen::Ref<FactorMatrix<double>>&,
+                                               const BasisWorkspace<double>&));
+
+}  // namespace nola::detail

@@ -61,6 +61,9 @@ void Multiply(const MatrixProduct<T>& product, InstructionSet set = DefaultInstr
   });
 }
 
+NOLA_COMPILED_TEMPLATE(kernels, void Multiply<float>(const MatrixProduct<float>&, InstructionSet));
+NOLA_COMPILED_TEMPLATE(kernels, void Multiply<double>(const MatrixProduct<double>&, InstructionSet));
+
 /// result = left * right, or initialRow + left * right in every row. For matrices of Eigen with contiguous
 /// rows or columns; the result is row-major, has the product's shape and overlaps no operand.
 ///

@@ -6,6 +6,7 @@
 #include <numbers>
 #include <string>
 
+#include "nola/core/compiled.hpp"
 #include "nola/layers/layer_base.hpp"
 
 namespace nola {
@@ -172,5 +173,14 @@ template <std::floating_point T>
 using Sigmoid = ActivationLayer<T, SigmoidFunction>;
 template <std::floating_point T>
 using Tanh = ActivationLayer<T, TanhFunction>;
+
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<float, ReLUFunction>);
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<double, ReLUFunction>);
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<float, GELUFunction>);
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<double, GELUFunction>);
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<float, SigmoidFunction>);
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<double, SigmoidFunction>);
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<float, TanhFunction>);
+NOLA_COMPILED_TEMPLATE(layers, class ActivationLayer<double, TanhFunction>);
 
 }  // namespace nola

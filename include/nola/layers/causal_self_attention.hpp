@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
 #include "nola/layers/attention_head.hpp"
 #include "nola/layers/dense_layer.hpp"
@@ -254,5 +255,7 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
   Tensor<T> childInputGradient_;
   mutable Pool pool_;
 };
+
+NOLA_COMPILED_CLASS(transformers, CausalSelfAttention);
 
 }  // namespace nola

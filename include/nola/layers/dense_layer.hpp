@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "nola/core/compiled.hpp"
 #include "nola/kernels/matrix_product.hpp"
 #include "nola/layers/layer_base.hpp"
 #include "nola/random/random_stream.hpp"
@@ -124,5 +125,7 @@ class DenseLayer final : public LayerBase<T> {
   bool keepsInput_ = false;
   Tensor<T> input_;
 };
+
+NOLA_COMPILED_CLASS(layers, DenseLayer);
 
 }  // namespace nola

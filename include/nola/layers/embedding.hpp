@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/compiled.hpp"
 #include "nola/layers/layer_base.hpp"
 #include "nola/random/random_stream.hpp"
 
@@ -123,5 +124,7 @@ class Embedding final : public LayerBase<T> {
 
   std::vector<Index> indices_;  // of the last forward pass, if the table trains
 };
+
+NOLA_COMPILED_CLASS(transformers, Embedding);
 
 }  // namespace nola

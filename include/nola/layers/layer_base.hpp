@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "nola/core/compiled.hpp"
 #include "nola/layers/layer.hpp"
 
 namespace nola {
@@ -310,3 +311,9 @@ class LayerBase : public virtual ILayer<T> {
 }  // namespace nola
 
 #include "nola/layers/layer_base_loading.hpp"  // the definitions of the two that load weights
+
+namespace nola {
+
+NOLA_COMPILED_CLASS(layers, LayerBase);
+
+}  // namespace nola

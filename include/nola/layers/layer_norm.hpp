@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "nola/core/compiled.hpp"
 #include "nola/layers/layer_base.hpp"
 
 namespace nola {
@@ -101,5 +102,7 @@ class LayerNorm final : public LayerBase<T> {
   Tensor<T> normalized_;  // of the last forward pass
   Vector<T> scales_;      // 1/sqrt(var + epsilon) of its rows
 };
+
+NOLA_COMPILED_CLASS(transformers, LayerNorm);
 
 }  // namespace nola

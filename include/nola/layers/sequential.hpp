@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
 #include "nola/layers/layer_base.hpp"
 
@@ -142,5 +143,7 @@ class Sequential final : public LayerBase<T> {
   std::vector<Gradients> wanted_;     // of each layer in the last forward pass
   mutable Pool pool_;                 // the buffers of inference
 };
+
+NOLA_COMPILED_CLASS(layers, Sequential);
 
 }  // namespace nola

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
 #include "nola/layers/activations.hpp"
 #include "nola/layers/causal_self_attention.hpp"
@@ -220,5 +221,7 @@ void SetRecompute(ILayer<T>& network, bool recompute) {
     return true;
   });
 }
+
+NOLA_COMPILED_CLASS(transformers, TransformerBlock);
 
 }  // namespace nola

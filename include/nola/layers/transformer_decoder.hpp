@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "nola/core/compiled.hpp"
 #include "nola/layers/embedding.hpp"
 #include "nola/layers/transformer_block.hpp"
 
@@ -277,5 +278,7 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
   Tensor<T> unwanted_;  // stays empty
   mutable Pool pool_;
 };
+
+NOLA_COMPILED_CLASS(transformers, TransformerDecoder);
 
 }  // namespace nola

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
 
@@ -81,5 +82,16 @@ double Accuracy(const Eigen::MatrixBase<Logits>& logits, std::span<const std::in
   }
   return static_cast<double>(right) / static_cast<double>(logits.rows());
 }
+
+NOLA_COMPILED_TEMPLATE(adapters,
+                       float SoftmaxCrossEntropy<float>(const TensorRef<float>&,
+                                                        std::span<const std::int32_t>, Tensor<float>&));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       double SoftmaxCrossEntropy<double>(const TensorRef<double>&,
+                                                          std::span<const std::int32_t>, Tensor<double>&));
+NOLA_COMPILED_TEMPLATE(adapters, float MeanSquaredError<float>(const TensorRef<float>&,
+                                                               const TensorRef<float>&, Tensor<float>&));
+NOLA_COMPILED_TEMPLATE(adapters, double MeanSquaredError<double>(const TensorRef<double>&,
+                                                                 const TensorRef<double>&, Tensor<double>&));
 
 }  // namespace nola

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/layers/layer.hpp"
 
@@ -200,5 +201,11 @@ T ClipGradientNorm(std::span<Parameter<T>> parameters, std::type_identity_t<T> m
   }
   return norm;
 }
+
+NOLA_COMPILED_CLASS(adapters, Optimizer);
+NOLA_COMPILED_CLASS(adapters, SGD);
+NOLA_COMPILED_CLASS(adapters, AdamW);
+NOLA_COMPILED_TEMPLATE(adapters, float ClipGradientNorm<float>(std::span<Parameter<float>>, float));
+NOLA_COMPILED_TEMPLATE(adapters, double ClipGradientNorm<double>(std::span<Parameter<double>>, double));
 
 }  // namespace nola

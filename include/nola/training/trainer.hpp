@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/layers/layer.hpp"
 #include "nola/random/random_stream.hpp"
@@ -254,5 +255,16 @@ double EvaluateAccuracy(const ILayer<T>& network, const std::type_identity_t<Ten
   }
   return right / static_cast<double>(inputs.rows());
 }
+
+NOLA_COMPILED_CLASS(adapters, Trainer);
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<float> ClassificationLoss<float>(std::span<const std::int32_t>));
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<double> ClassificationLoss<double>(std::span<const std::int32_t>));
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<float> RegressionLoss<float>(const Tensor<float>&));
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<double> RegressionLoss<double>(const Tensor<double>&));
+NOLA_COMPILED_TEMPLATE(adapters, double EvaluateAccuracy<float>(const ILayer<float>&, const TensorRef<float>&,
+                                                                std::span<const std::int32_t>, Index));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       double EvaluateAccuracy<double>(const ILayer<double>&, const TensorRef<double>&,
+                                                       std::span<const std::int32_t>, Index));
 
 }  // namespace nola

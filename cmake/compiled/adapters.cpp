@@ -1,0 +1,3 @@
+// The adapters, and what trains them.
+#define NOLA_TEMPLATE_adapters template
+#include "nola/nola.hpp"

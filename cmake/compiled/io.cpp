@@ -1,0 +1,2 @@
+#define NOLA_TEMPLATE_io template
+#include "nola/io.hpp"

@@ -1,0 +1,3 @@
+#define NOLA_TEMPLATE_kernels template
+#include "nola/kernels/basis_kernels.hpp"
+#include "nola/kernels/matrix_product.hpp"

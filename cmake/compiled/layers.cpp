@@ -1,0 +1,2 @@
+#define NOLA_TEMPLATE_layers template
+#include "nola/nola.hpp"

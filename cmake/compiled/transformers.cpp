@@ -1,0 +1,2 @@
+#define NOLA_TEMPLATE_transformers template
+#include "nola/nola.hpp"

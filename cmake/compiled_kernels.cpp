@@ -1,2 +1,0 @@
-#define NOLA_KERNELS_TEMPLATE template
-#include "compiled_kernels.hpp"
