@@ -18,7 +18,7 @@ command -v ninja >/dev/null || tools+=(make:make)
 packages=(libeigen3-dev catch2 nlohmann-json3-dev)
 if $full; then
   tools+=(ninja:ninja-build clang++:clang clang-format:clang-format clang-tidy:clang-tidy)
-  packages+=(libclang-rt-dev libomp-dev libcli11-dev zlib1g-dev libbenchmark-dev)
+  packages+=(libclang-rt-dev libomp-dev libc++-dev libc++abi-dev doxygen graphviz libcli11-dev zlib1g-dev libbenchmark-dev)
 fi
 
 nola_require "nola's tests" "${tools[@]}" -- "${packages[@]}"
@@ -38,8 +38,10 @@ step() {  # step NAME COMMAND...: quiet, unless it fails
   echo "$1: $((SECONDS - start)) s"
 }
 
-options=(-DNOLA_BUILD_EXAMPLES=OFF -DNOLA_BUILD_BENCHMARKS=OFF)
+options=(-DNOLA_BUILD_EXAMPLES=OFF -DNOLA_BUILD_BENCHMARKS=OFF -DNOLA_COMPILED=ON)
 if command -v ninja >/dev/null; then options+=(-G Ninja); fi
+# The precompiled header needs the word of whoever caches that it is precompiled.
+export CCACHE_SLOPPINESS=pch_defines,time_macros
 if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
 closings=()

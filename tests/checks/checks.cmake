@@ -52,6 +52,8 @@ foreach(compiler g++ clang++)
   endif()
 endforeach()
 
+nola_add_check(consumers ${BASH_PROGRAM} ${checks}/consumers.sh ${PROJECT_SOURCE_DIR} ${dependencyFlags})
+
 # Two units of one program, with different flags, in either order of linking: the linker keeps the first unit's copy of
 # what both define. Eigen asks that all units agree on its alignment, which -march would change.
 add_library(nola_first_unit OBJECT checks/two_units.cpp)

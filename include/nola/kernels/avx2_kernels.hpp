@@ -29,11 +29,15 @@ NOLA_INLINE Bits Or(Bits a, Bits b) { return _mm256_or_si256(a, b); }
 NOLA_INLINE Bits And(Bits a, Bits b) { return _mm256_and_si256(a, b); }
 NOLA_INLINE Bits Xor(Bits a, Bits b) { return _mm256_xor_si256(a, b); }
 NOLA_INLINE Bits Xor(Bits a, Bits b, Bits c) { return Xor(Xor(a, c), b); }
-NOLA_INLINE Bits ShiftRight(Bits a, unsigned count) { return (Bits)((__v8su)a >> count); }
-NOLA_INLINE Bits ShiftRightSigned(Bits a, unsigned count) {
-  return (Bits)((__v8si)a >> static_cast<int>(count));
+NOLA_INLINE Bits ShiftRight(Bits a, unsigned count) {
+  return reinterpret_cast<Bits>(reinterpret_cast<__v8su>(a) >> count);
 }
-NOLA_INLINE Bits ShiftLeft(Bits a, unsigned count) { return (Bits)((__v8su)a << count); }
+NOLA_INLINE Bits ShiftRightSigned(Bits a, unsigned count) {
+  return reinterpret_cast<Bits>(reinterpret_cast<__v8si>(a) >> static_cast<int>(count));
+}
+NOLA_INLINE Bits ShiftLeft(Bits a, unsigned count) {
+  return reinterpret_cast<Bits>(reinterpret_cast<__v8su>(a) << count);
+}
 /// Products of the low halves of 64-bit lanes.
 NOLA_INLINE Bits Multiply(Bits a, Bits b) { return _mm256_mul_epu32(a, b); }
 NOLA_INLINE Bits HighHalves(Bits a) { return _mm256_shuffle_epi32(a, 0xF5); }
@@ -199,7 +203,8 @@ struct Simd<double> {
   static NOLA_INLINE Register Xor(Register a, Register b) { return _mm256_xor_pd(a, b); }
   static NOLA_INLINE Register Flip(Register a, Bits words, unsigned bit) {
     const Bits sign = _mm256_set1_epi64x(static_cast<long long>(0x8000000000000000ULL));
-    return Xor(a, _mm256_castsi256_pd(And((Bits)((__v4du)words << (63 - bit)), sign)));
+    return Xor(a, _mm256_castsi256_pd(
+                      And(reinterpret_cast<Bits>(reinterpret_cast<__v4du>(words) << (63 - bit)), sign)));
   }
   static NOLA_INLINE void Spread(Bits words, Bits* spread) {
     spread[0] = _mm256_cvtepu32_epi64(_mm256_castsi256_si128(words));

@@ -35,11 +35,15 @@ NOLA_INLINE Bits Add(Bits a, Bits b) { return _mm512_add_epi32(a, b); }
 NOLA_INLINE Bits Or(Bits a, Bits b) { return _mm512_or_si512(a, b); }
 NOLA_INLINE Bits Xor(Bits a, Bits b) { return _mm512_xor_si512(a, b); }
 NOLA_INLINE Bits Xor(Bits a, Bits b, Bits c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
-NOLA_INLINE Bits ShiftRight(Bits a, unsigned count) { return (Bits)((__v16su)a >> count); }
-NOLA_INLINE Bits ShiftRightSigned(Bits a, unsigned count) {
-  return (Bits)((__v16si)a >> static_cast<int>(count));
+NOLA_INLINE Bits ShiftRight(Bits a, unsigned count) {
+  return reinterpret_cast<Bits>(reinterpret_cast<__v16su>(a) >> count);
 }
-NOLA_INLINE Bits ShiftLeft(Bits a, unsigned count) { return (Bits)((__v16su)a << count); }
+NOLA_INLINE Bits ShiftRightSigned(Bits a, unsigned count) {
+  return reinterpret_cast<Bits>(reinterpret_cast<__v16si>(a) >> static_cast<int>(count));
+}
+NOLA_INLINE Bits ShiftLeft(Bits a, unsigned count) {
+  return reinterpret_cast<Bits>(reinterpret_cast<__v16su>(a) << count);
+}
 /// Products of the low halves of 64-bit lanes.
 NOLA_INLINE Bits Multiply(Bits a, Bits b) { return _mm512_mul_epu32(a, b); }
 NOLA_INLINE Bits HighHalves(Bits a) { return _mm512_shuffle_epi32(a, _MM_PERM_DDBB); }
@@ -190,7 +194,7 @@ struct Simd<double> {
   static NOLA_INLINE Register Xor(Register a, Register b) { return _mm512_xor_pd(a, b); }
   static NOLA_INLINE Register Flip(Register a, Bits words, unsigned bit) {
     const Bits sign = _mm512_set1_epi64(static_cast<long long>(0x8000000000000000ULL));
-    const Bits shifted = (Bits)((__v8du)words << (63 - bit));
+    const Bits shifted = reinterpret_cast<Bits>(reinterpret_cast<__v8du>(words) << (63 - bit));
     return _mm512_castsi512_pd(_mm512_ternarylogic_epi64(_mm512_castpd_si512(a), shifted, sign, 0x78));
   }
   static NOLA_INLINE void Spread(Bits words, Bits* spread) {
