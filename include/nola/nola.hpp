@@ -7,6 +7,7 @@
 #include "nola/adapters/nola_adapter.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
+#include "nola/core/requirements.hpp"
 #include "nola/core/tensor.hpp"
 #include "nola/core/text.hpp"
 #include "nola/core/version.hpp"

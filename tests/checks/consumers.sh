@@ -25,4 +25,22 @@ try "Eigen that initialises its matrices" g++ -DEIGEN_INITIALIZE_MATRICES_BY_NAN
 if [ -d /usr/lib/llvm-14/include/c++/v1 ] || [ -d /usr/include/c++/v1 ]; then
   try "clang++ with libc++" clang++ -stdlib=libc++
 fi
+# What cannot work is one sentence that says why.
+refuse() {  # refuse SENTENCE FLAG...
+  local sentence=$1
+  shift
+  if grep -qF "$sentence" <<<"$(g++ "$@" -fsyntax-only -I"$source/include" "${flags[@]}" -include nola/core/tensor.hpp \
+    -x c++ /dev/null 2>&1)"; then
+    echo "refused as it should be: $*"
+  else
+    echo "FAILED: $* was to be refused with: $sentence"
+    failures=1
+  fi
+}
+refuse "nola needs C++20" -std=c++17
+refuse "compile without -fno-exceptions" -std=c++20 -fno-exceptions
+refuse "compile without -fno-rtti" -std=c++20 -fno-rtti
+refuse "compile without -ffast-math" -std=c++20 -ffast-math
+refuse "compile without -ffast-math" -std=c++20 -ffinite-math-only
+refuse "nola needs a 64-bit Eigen::Index" -std=c++20 -DEIGEN_DEFAULT_DENSE_INDEX_TYPE=int
 exit $failures

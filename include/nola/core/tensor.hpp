@@ -4,11 +4,9 @@
 #include <Eigen/Core>
 #include <concepts>
 
-namespace nola {
+#include "nola/core/requirements.hpp"
 
-static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "nola needs Eigen 3.4 or later");
-static_assert(sizeof(Eigen::Index) == 8,
-              "nola needs a 64-bit Eigen::Index: leave EIGEN_DEFAULT_DENSE_INDEX_TYPE undefined, on a 64-bit target");
+namespace nola {
 
 /// Signed size and index type.
 using Index = Eigen::Index;
