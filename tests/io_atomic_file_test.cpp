@@ -132,8 +132,115 @@ TEST_CASE("a link is followed, and only a regular file is replaced") {
   CHECK(SaveError(directory / "elsewhere", Text("x")).find("not a regular file") != std::string::npos);
   CHECK(SaveError("/dev/null", Text("x")).find("not a regular file") != std::string::npos);
   CHECK(SaveError(directory / "absent/f", Text("x")).find("No such file or directory") != std::string::npos);
-  CHECK(SaveError(directory.Path() / "", Text("x")).find("regular file") != std::string::npos);
-  CHECK(SaveError("", Text("x")).find("names no file") != std::string::npos);
+}
+
+TEST_CASE("a link that leads to no file yet makes it, and a circle of links is an error") {
+  const TemporaryDirectory directory;
+  std::filesystem::create_directory(directory / "elsewhere");
+  std::filesystem::create_symlink("second", directory / "first");
+  std::filesystem::create_symlink("elsewhere/f", directory / "second");
+  Save(directory / "first", Text("new"));
+  CHECK(test::ReadFile(directory.Path() / "elsewhere" / "f") == Text("new"));
+  CHECK(std::filesystem::is_symlink(directory / "first"));
+  CHECK(std::filesystem::is_symlink(directory / "second"));
+  std::filesystem::create_symlink("b", directory / "a");
+  std::filesystem::create_symlink("a", directory / "b");
+  CHECK(SaveError(directory / "a", Text("x")).find("symbolic links") != std::string::npos);
+  std::filesystem::create_symlink("absent/f", directory / "lost");
+  CHECK(SaveError(directory / "lost", Text("x")).find("No such file or directory") != std::string::npos);
+}
+
+TEST_CASE("whatever name the file system takes can be saved to") {
+  const TemporaryDirectory directory;
+  std::string umlauts;
+  for (int i = 0; i < 127; ++i) umlauts += "\xC3\xBC";
+  const std::vector<std::string> names = {std::string(248, 'n'),
+                                          std::string(255, 'n'),
+                                          umlauts + "n",
+                                          "with a space",
+                                          "with\na line",
+                                          "-",
+                                          "~",
+                                          "...",
+                                          "\xFF"};
+  for (const std::string& name : names) {
+    INFO(name);
+    nola::CheckWritable(directory / name);
+    Save(directory / name, Text("old"));
+    Save(directory / name, Text(name));
+    CHECK(test::ReadFile(directory / name) == Text(name));
+  }
+  CHECK(directory.NumFiles() == names.size());
+  CHECK(SaveError(directory / std::string(256, 'n'), Text("x")).find("name too long") != std::string::npos);
+}
+
+TEST_CASE("a path as long as the system takes can be saved to") {
+  const TemporaryDirectory directory;
+  std::filesystem::path deep = directory.Path();
+  while (deep.native().size() < 4095 - 2 - 256) deep /= std::string(250, 'd');
+  deep /= std::string(4095 - 3 - deep.native().size(), 'd');
+  std::filesystem::create_directories(deep);
+  CHECK((deep / "f").native().size() == 4095);
+  Save(deep / "f", Text("new"));
+  CHECK(test::ReadFile(deep / "f") == Text("new"));
+}
+
+TEST_CASE("a relative path means what it meant when the file was opened") {
+  const TemporaryDirectory directory;
+  std::filesystem::create_directory(directory / "elsewhere");
+  const pid_t child = test::Start([&] {
+    std::filesystem::current_path(directory.Path());
+    nola::AtomicFile file("f");
+    file.Write(Text("new"));
+    std::filesystem::current_path(directory / "elsewhere");
+    file.Commit();
+    return 0;
+  });
+  CHECK(test::WaitFor(child) == 0);
+  CHECK(test::ReadFile(directory / "f") == Text("new"));
+}
+
+TEST_CASE("what cannot be saved is said before the work, and the check leaves nothing behind") {
+  const TemporaryDirectory directory;
+  Save(directory / "f", Text("old"));
+  std::filesystem::create_directory(directory / "d");
+  std::filesystem::create_symlink("loop", directory / "loop");
+  const auto said = [&](const std::filesystem::path& path, const std::string& reason) {
+    const auto check = test::ErrorOf<FileError>([&] { nola::CheckWritable(path); });
+    INFO(check);
+    CHECK(check.find(reason) != std::string::npos);
+    CHECK(check == SaveError(path, Text("x")));
+  };
+  nola::CheckWritable(directory / "f");
+  nola::CheckWritable(directory / "new");
+  said(directory / "absent/f", "No such file or directory");
+  said(directory / "f/f", "Not a directory");
+  said(directory / "d", "not a regular file");
+  said(directory / "d/", "names no file");
+  said(directory / "new/", "names no file");
+  said(directory / "..", "not a regular file");
+  said("", "names no file");
+  said(directory / std::string("f\0g", 3), "names no file");
+  said(directory / "loop", "symbolic links");
+  said(directory / std::string(256, 'n'), "name too long");
+  said("/proc/nola", "cannot write '/proc/nola'");
+  said("/dev/null", "not a regular file");
+  CHECK(test::ReadFile(directory / "f") == Text("old"));
+  CHECK(directory.NumFiles() == 3);
+}
+
+TEST_CASE("another user's file in a directory that is everyone's is refused before the work") {
+  if (geteuid() != 0) return;  // needs two users
+  const TemporaryDirectory directory;
+  using std::filesystem::perms;
+  std::filesystem::permissions(directory.Path(), perms::all | perms::sticky_bit);
+  Save(directory / "f", Text("old"));
+  const pid_t child = test::Start([&] {
+    if (setuid(65534) != 0) return 2;
+    const auto error = test::ErrorOf<FileError>([&] { nola::CheckWritable(directory / "f"); });
+    return error.find("Operation not permitted") != std::string::npos ? 0 : 1;
+  });
+  CHECK(test::WaitFor(child) == 0);
 }
 
 TEST_CASE("a file beyond the allowed size is an error and leaves the old one whole") {
@@ -214,8 +321,17 @@ TEST_CASE("many may save to one path at once: a reader always finds a whole file
 
 TEST_CASE("what other programs left under a temporary name does not stop a save") {
   const TemporaryDirectory directory;
-  std::filesystem::create_directory(directory / ".f.0.tmp");
-  std::filesystem::create_symlink("/dev/null", directory / ".f.1.tmp");
+  std::string temporary;
+  {
+    const nola::AtomicFile file(directory / "f");
+    temporary = std::filesystem::directory_iterator(directory.Path())->path().filename().string();
+  }
+  REQUIRE(temporary.ends_with(".0.tmp"));
+  const std::string stem = temporary.substr(0, temporary.size() - 5);
+  std::filesystem::create_directory(directory / temporary);
+  std::filesystem::create_symlink("/dev/null", directory / (stem + "1.tmp"));
+  test::WriteFile(directory / (stem + "2.tmp"), Text("left by one that was killed"));
+  std::filesystem::permissions(directory / (stem + "2.tmp"), std::filesystem::perms::owner_read);
   Save(directory / "f", Text("new"));
   CHECK(test::ReadFile(directory / "f") == Text("new"));
   CHECK(directory.NumFiles() == 3);

@@ -26,7 +26,7 @@ class MappedFile {
     struct stat status {};
     if (::fstat(file.Get(), &status) != 0) detail::ThrowFileError("read", path, errno);
     if (!S_ISREG(status.st_mode)) {
-      throw FileError("cannot read '" + path.string() + "': it is not a regular file");
+      detail::ThrowFileError("read", path, "it is not a regular file");
     }
     const auto size = static_cast<std::uint64_t>(status.st_size);
     if (size > static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max())) {

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -15,10 +16,16 @@
 
 namespace nola::detail {
 
-/// @throws FileError "cannot ACTION 'PATH': REASON".
+/// @throws FileError "cannot ACTION 'PATH': REASON". A path may hold any character; the message is one line.
+[[noreturn]] inline void ThrowFileError(const char* action, const std::filesystem::path& path,
+                                        std::string_view reason) {
+  std::string text = path.string();
+  for (char& c : text) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? '?' : c;
+  throw FileError(Message({"cannot ", action, " '", text, "': ", reason}));
+}
+
 [[noreturn]] inline void ThrowFileError(const char* action, const std::filesystem::path& path, int error) {
-  throw FileError(Message({"cannot ", action, " '", path.string(),
-                           "': ", std::error_code(error, std::generic_category()).message()}));
+  ThrowFileError(action, path, std::error_code(error, std::generic_category()).message());
 }
 
 /// Calls a system function again for as long as a signal interrupts it.
@@ -45,9 +52,18 @@ class FileDescriptor {
   }
 
   /// @return the open file, or none with errno set. Not passed on to programs that this one starts.
-  static FileDescriptor Open(const std::filesystem::path& path, int flags, mode_t mode = 0) {
+  static FileDescriptor Open(const std::filesystem::path& path, int flags) {
+    if (path.native().find('\0') != std::string::npos) {  // the system would open what stands before it
+      errno = EINVAL;
+      return {};
+    }
+    return OpenAt(AT_FDCWD, path.c_str(), flags);
+  }
+
+  /// The same for a name within an open directory.
+  static FileDescriptor OpenAt(int directory, const char* name, int flags, mode_t mode = 0) {
     return FileDescriptor(
-        RetryInterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, mode); }));
+        RetryInterrupted([&] { return ::openat(directory, name, flags | O_CLOEXEC | O_NOCTTY, mode); }));
   }
 
   bool IsOpen() const { return descriptor_ >= 0; }
