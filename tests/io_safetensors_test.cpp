@@ -161,16 +161,18 @@ TEST_CASE("a file that breaks a rule of the format is refused with the reason, a
     Bytes bytes;
     const char* reason;
   } cases[] = {
-      {{}, "too few"},
-      {Bytes(7), "too few"},
+      {{}, "an empty file"},
+      {Bytes(7), "zeros"},
+      {Bytes(7, std::byte{1}), "too few"},
       {Raw("{}", 0, 3), "cut short"},
       {Raw("{}", 0, std::uint64_t{1} << 63), "cut short"},
       {Raw("{}", 0, (std::uint64_t{1} << 63) - 1), "cut short"},
       {Raw("{}", 0, std::numeric_limits<std::uint64_t>::max()), "cut short"},
-      {Raw("", 0), "not a JSON object"},
-      {Raw(" {}"), "not a JSON object"},
-      {Raw("\xEF\xBB\xBF{}"), "not a JSON object"},
-      {Raw("{}\n"), "not a JSON object"},
+      {Raw("", 0), "zeros"},
+      {Raw("", 1), "zeros"},
+      {Raw("\xEF\xBB\xBF{}"), "byte order mark"},
+      {Raw(std::string("{}\0", 3)), "a zero byte"},
+      {Raw(std::string("{}\0}", 4)), "a zero byte"},
       {Raw("[]"), "not a JSON object"},
       {Raw("{}{}"), "not valid JSON"},
       {Raw("{,}"), "not valid JSON"},
@@ -186,8 +188,13 @@ TEST_CASE("a file that breaks a rule of the format is refused with the reason, a
       {Raw(R"({"__metadata__":{"a":1}})"), "not a text"},
       {Raw(R"({"x":3})"), "not described by"},
       {Raw(R"({"x":{"dtype":"U8","shape":[0]}})"), "not described by"},
-      {Raw(R"({"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"more":1}})"), "not described by"},
-      {Raw("{\"x\":" + Entry("F7", "[1]", "[0,1]") + "}", 1), "unknown dtype 'F7'"},
+      {Raw("{\"x\":" + Entry("F7", "[1]", "[1,0]") + "}", 1), "the offsets are 1 and 0"},
+      {Raw("{\"x\":" + Entry("F7", "[1]", "[0,2]") + "}", 1), "cut short"},
+      {Raw("{\"x\":" + Entry("F7", "[1]", "[1,2]") + "}", 2), "a gap or an overlap"},
+      {Raw("{\"x\":" + Entry("F7", "[" + huge + ",2]", "[0,1]") + "}", 1), "more elements than memory"},
+      {Raw("{\"x\":" + Entry("F7", "[-1]", "[0,1]") + "}", 1), "not a list of sizes"},
+      {Raw("{\"x\":" + Entry("F4", "[3]", "[0,2]") + "}", 2), "takes 1 bytes and a part of one"},
+      {Raw("{\"x\":" + Entry("F6_E2M3", "[4]", "[0,4]") + "}", 4), "takes 3 bytes"},
       {Raw(R"({"x":{"dtype":7,"shape":[0],"data_offsets":[0,0]}})"), "not a text"},
       {Raw("{\"x\":" + Entry("U8", "[-1]", "[0,1]") + "}", 1), "not a list of sizes"},
       {Raw("{\"x\":" + Entry("U8", "[1.0]", "[0,1]") + "}", 1), "not a list of sizes"},
@@ -199,10 +206,12 @@ TEST_CASE("a file that breaks a rule of the format is refused with the reason, a
       {Raw("{\"x\":" + Entry("U8", "[" + huge + ",2]", "[0,1]") + "}", 1), "more elements than memory"},
       {Raw("{\"x\":" + Entry("F64", "[" + huge + "]", "[0,1]") + "}", 1), "more elements than memory"},
       {Raw("{\"x\":" + Entry("U8", "[4294967296,4294967296]", "[0,0]") + "}"), "more elements than memory"},
-      {Raw("{\"x\":" + Entry("U8", "[0,4294967296,4294967296]", "[0,0]") + "}"), "more elements than memory"},
-      {Raw("{\"x\":" + Entry("U8", "[" + huge + "]", "[0," + huge + "]") + "}", 1), "cut short"},
+      {Raw("{\"x\":" + Entry("U8", "[0,9223372036854775808]", "[0,0]") + "}"), "more elements than memory"},
+      {Raw("{\"x\":" + Entry("U8", "[" + huge + "]", "[0," + huge + "]") + "}", 1),
+       "more elements than memory"},
+      {Raw("{\"x\":" + Entry("U8", "[1099511627776]", "[0,1099511627776]") + "}", 1), "cut short"},
       {Raw("{\"x\":" + Entry("F32", "[2]", "[0,4]") + "}", 4), "takes 8 bytes"},
-      {Raw("{\"x\":" + Entry("U8", "[1]", "[1,0]") + "}", 1), "takes 1 bytes"},
+      {Raw("{\"x\":" + Entry("U8", "[1]", "[1,0]") + "}", 1), "the offsets are 1 and 0"},
       {Raw("{\"x\":" + Entry("U8", "[1]", "[1,2]") + "}", 2), "a gap or an overlap"},
       {Raw("{\"x\":" + Entry("U8", "[2]", "[0,2]") + ",\"y\":" + Entry("U8", "[2]", "[1,3]") + "}", 3),
        "a gap or an overlap"},
@@ -234,6 +243,86 @@ TEST_CASE("a valid file stays a file at every place where a tensor may have no e
                  2))
           .empty());
   CHECK(Reason(Raw("{}")).empty());
+  CHECK(Reason(Raw("{\"x\":" + Entry("U8", "[0,4294967296,4294967296]", "[0,0]") + "}")).empty());
+}
+
+TEST_CASE("what the format's own library opens is opened") {
+  CHECK(Reason(Raw(R"({"__metadata__":null})")).empty());
+  CHECK(Reason(Raw(" \t{} \r\n")).empty());
+  CHECK(Reason(Raw(R"({"x":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"more":[{"nested":[[1]]}]}})"))
+            .empty());
+  CHECK(Reason(Raw("{\"x\":" + Entry("U8", "[]", "[0,1]") + "}", 1)).empty());
+}
+
+TEST_CASE(
+    "a tensor of any other type stands in nobody's way, and its numbers are refused by its type's name") {
+  const struct {
+    const char* name;
+    int elements;
+    int bytes;
+  } types[] = {{"BOOL", 4, 4},    {"F4", 6, 3},          {"F6_E2M3", 4, 3},     {"F6_E3M2", 8, 6},
+               {"U8", 2, 2},      {"I8", 2, 2},          {"F8_E5M2", 2, 2},     {"F8_E4M3", 2, 2},
+               {"F8_E8M0", 2, 2}, {"F8_E4M3FNUZ", 2, 2}, {"F8_E5M2FNUZ", 2, 2}, {"I16", 2, 4},
+               {"U16", 2, 4},     {"I32", 2, 8},         {"U32", 2, 8},         {"C64", 2, 16},
+               {"I64", 2, 16},    {"U64", 2, 16},        {"F3_E1M1", 8, 3},     {"unknown", 1, 5},
+               {"", 7, 0}};
+  for (const auto& type : types) {
+    INFO(type.name);
+    const std::string end = std::to_string(type.bytes);
+    const std::string shape = "[" + std::to_string(type.elements) + "]";
+    const Bytes bytes =
+        Raw("{\"other\":" + Entry(type.name, shape, "[0," + end + "]") + ",\"weight\":" +
+                Entry("F32", "[2]", "[" + end + "," + std::to_string(type.bytes + 8) + "]") + "}",
+            static_cast<std::size_t>(type.bytes) + 8);
+    const auto file = SafetensorsFile::FromBytes(bytes);
+    CHECK(file.ReadNumbers<float>("weight") == std::vector<float>(2));
+    CHECK(file.At("other").NumElements() == type.elements);
+    CHECK(file.At("other").bytes.size() == static_cast<std::size_t>(type.bytes));
+    CHECK(file.At("other").typeName == type.name);
+    for (const std::string& reason : {ErrorOf<nola::FileError>([&] { file.ReadNumbers<float>("other"); }),
+                                      ErrorOf<nola::FileError>([&] { file.ReadMatrix<double>("other"); })}) {
+      INFO(reason);
+      CHECK(reason.find("'other'") != std::string::npos);
+      CHECK(reason.find(type.name) != std::string::npos);
+    }
+  }
+  const Bytes claims = Raw("{\"x\":" + Entry("F7", "[1099511627776]", "[0,0]") + "}");
+  const auto file = SafetensorsFile::FromBytes(claims);
+  const std::int64_t peak =
+      test::PeakBytesOf([&] { ErrorOf<nola::FileError>([&] { file.ReadNumbers<float>("x"); }); });
+  CHECK(peak < 100000);
+  const std::vector<std::byte> byte(1);
+  CHECK_THROWS_AS(nola::SafetensorsBytes({nola::BytesEntry("x", NumberType::unknown, {1}, byte)}),
+                  nola::ConfigError);
+  const std::vector<float> two(2);
+  CHECK_THROWS_AS(nola::SafetensorsBytes({nola::NumbersEntry<float>("x", {2}, two, NumberType::f4)}),
+                  nola::UnsupportedError);
+  CHECK(nola::SafetensorsBytes({nola::BytesEntry("x", NumberType::f4, {2}, byte)}).size() % 8 == 1);
+}
+
+TEST_CASE("another kind of file in the place of the weights is named") {
+  const auto named = [](std::string_view content, const std::string& kind) {
+    std::string padded(content);
+    padded.resize(2000, ' ');
+    for (const std::string& text : {std::string(content), padded}) {
+      const auto bytes = std::as_bytes(std::span(text));
+      INFO(Reason(Bytes(bytes.begin(), bytes.end())));
+      CHECK(Reason(Bytes(bytes.begin(), bytes.end())).find("not a safetensors file but " + kind) !=
+            std::string::npos);
+    }
+  };
+  named("version https://git-lfs.github.com/spec/v1\noid sha256:9e1c\nsize 548105171\n", "a Git LFS pointer");
+  named("<!DOCTYPE html><html><body>Sign in.</body></html>", "a web page");
+  named("\xEF\xBB\xBF\r\n <html>", "a web page");
+  named("<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", "a web page or XML");
+  named(std::string_view("PK\3\4\0\0\x08\x08", 8), "a zip archive");
+  named(std::string_view("PK\3\4\0\0\0\0", 8), "a zip archive");
+  named("\x80\x02}q\x00(X", "a Python pickle");
+  named(std::string_view("GGUF\3\0\0\0", 8), "a GGUF file");
+  named("\x89HDF\r\n\x1A\n", "an HDF5 file");
+  named("\x93NUMPY", "a NumPy file");
+  named("\x1F\x8B\x08", "a gzip file");
+  named("{\"error\":\"Repository not found\"}", "a JSON text");
 }
 
 TEST_CASE("a file cut short anywhere, or with any byte of its header changed, opens or is refused") {
@@ -272,7 +361,7 @@ TEST_CASE("only a regular file that can be read is mapped") {
   REQUIRE(mkfifo((directory / "pipe").c_str(), 0600) == 0);
   CHECK(reason(directory / "pipe").find("not a regular file") != std::string::npos);
   test::WriteFile(directory / "empty", Bytes());
-  CHECK(reason(directory / "empty").find("too few") != std::string::npos);
+  CHECK(reason(directory / "empty").find("an empty file") != std::string::npos);
 }
 
 TEST_CASE("a file of a terabyte of nothing costs no memory") {

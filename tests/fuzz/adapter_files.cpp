@@ -70,6 +70,7 @@ void LoadEverywhere(const nola::SafetensorsFile& file, Bytes bytes) {
 std::vector<std::byte> Resealed(const nola::SafetensorsFile& file) {
   std::vector<nola::SafetensorsEntry> entries;
   for (const auto& [name, tensor] : file.Tensors()) {
+    if (tensor.type == nola::NumberType::unknown) throw nola::FileError("cannot be written again");
     entries.push_back(nola::BytesEntry(name, tensor.type, tensor.shape,
                                        std::vector<std::byte>(tensor.bytes.begin(), tensor.bytes.end())));
   }

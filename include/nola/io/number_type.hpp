@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <optional>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -19,32 +18,64 @@
 
 namespace nola {
 
-/// Element types of the safetensors format.
-enum class NumberType { boolean, u8, i8, f8E5M2, f8E4M3, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64 };
+/// Element types of the safetensors format. `unknown` is any that a later version may add.
+enum class NumberType {
+  boolean,
+  u8,
+  i8,
+  f8E5M2,
+  f8E4M3,
+  i16,
+  u16,
+  f16,
+  bf16,
+  i32,
+  u32,
+  f32,
+  f64,
+  i64,
+  u64,
+  f4,
+  f6E2M3,
+  f6E3M2,
+  f8E8M0,
+  f8E4M3FNUZ,
+  f8E5M2FNUZ,
+  c64,
+  unknown
+};
 
 namespace detail {
 
 struct NumberTypeFacts {
   NumberType type;
   std::string_view name;
-  std::size_t size;
+  std::size_t bits;
 };
 
-inline constexpr std::array<NumberTypeFacts, 15> kNumberTypes{{{NumberType::boolean, "BOOL", 1},
-                                                               {NumberType::u8, "U8", 1},
-                                                               {NumberType::i8, "I8", 1},
-                                                               {NumberType::f8E5M2, "F8_E5M2", 1},
-                                                               {NumberType::f8E4M3, "F8_E4M3", 1},
-                                                               {NumberType::i16, "I16", 2},
-                                                               {NumberType::u16, "U16", 2},
-                                                               {NumberType::f16, "F16", 2},
-                                                               {NumberType::bf16, "BF16", 2},
-                                                               {NumberType::i32, "I32", 4},
-                                                               {NumberType::u32, "U32", 4},
-                                                               {NumberType::f32, "F32", 4},
-                                                               {NumberType::f64, "F64", 8},
-                                                               {NumberType::i64, "I64", 8},
-                                                               {NumberType::u64, "U64", 8}}};
+inline constexpr std::array<NumberTypeFacts, 23> kNumberTypes{{{NumberType::boolean, "BOOL", 8},
+                                                               {NumberType::u8, "U8", 8},
+                                                               {NumberType::i8, "I8", 8},
+                                                               {NumberType::f8E5M2, "F8_E5M2", 8},
+                                                               {NumberType::f8E4M3, "F8_E4M3", 8},
+                                                               {NumberType::i16, "I16", 16},
+                                                               {NumberType::u16, "U16", 16},
+                                                               {NumberType::f16, "F16", 16},
+                                                               {NumberType::bf16, "BF16", 16},
+                                                               {NumberType::i32, "I32", 32},
+                                                               {NumberType::u32, "U32", 32},
+                                                               {NumberType::f32, "F32", 32},
+                                                               {NumberType::f64, "F64", 64},
+                                                               {NumberType::i64, "I64", 64},
+                                                               {NumberType::u64, "U64", 64},
+                                                               {NumberType::f4, "F4", 4},
+                                                               {NumberType::f6E2M3, "F6_E2M3", 6},
+                                                               {NumberType::f6E3M2, "F6_E3M2", 6},
+                                                               {NumberType::f8E8M0, "F8_E8M0", 8},
+                                                               {NumberType::f8E4M3FNUZ, "F8_E4M3FNUZ", 8},
+                                                               {NumberType::f8E5M2FNUZ, "F8_E5M2FNUZ", 8},
+                                                               {NumberType::c64, "C64", 64},
+                                                               {NumberType::unknown, "unknown", 0}}};
 
 /// The unsigned integer of a size in bytes.
 template <std::size_t kSize>
@@ -85,17 +116,26 @@ inline std::string_view NumberTypeName(NumberType type) {
   return detail::kNumberTypes[static_cast<std::size_t>(type)].name;
 }
 
-/// Bytes of one element.
-inline std::size_t NumberTypeSize(NumberType type) {
-  return detail::kNumberTypes[static_cast<std::size_t>(type)].size;
+/// Bits of one element; 0 for a type that is not known.
+inline std::size_t NumberTypeBits(NumberType type) {
+  return detail::kNumberTypes[static_cast<std::size_t>(type)].bits;
 }
 
-/// The type of a name, or nothing for a name that is none.
-inline std::optional<NumberType> NumberTypeFromName(std::string_view name) {
-  for (const detail::NumberTypeFacts& facts : detail::kNumberTypes) {
-    if (facts.name == name) return facts.type;
+/// Bytes of one element. @throws UnsupportedError for a type whose elements are no whole bytes, or unknown.
+inline std::size_t NumberTypeSize(NumberType type) {
+  const std::size_t bits = NumberTypeBits(type);
+  if (bits == 0 || bits % 8 != 0) {
+    throw UnsupportedError(Message({"an element of type ", NumberTypeName(type), " is no whole bytes"}));
   }
-  return std::nullopt;
+  return bits / 8;
+}
+
+/// The type of a name; `unknown` for a name that is none.
+inline NumberType NumberTypeFromName(std::string_view name) {
+  for (const detail::NumberTypeFacts& facts : detail::kNumberTypes) {
+    if (facts.name == name && facts.bits > 0) return facts.type;
+  }
+  return NumberType::unknown;
 }
 
 /// The type that holds a C++ number exactly: float is f32.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <span>
@@ -17,6 +18,7 @@
 
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/io/foreign_format.hpp"
 #include "nola/io/mapped_file.hpp"
 #include "nola/io/number_type.hpp"
 #include "nola/io/strict_json.hpp"
@@ -28,18 +30,31 @@ struct SafetensorsTensor {
   NumberType type = NumberType::u8;
   std::vector<Index> shape;  ///< empty for a scalar
   std::span<const std::byte> bytes;
+  std::string typeName = {};  ///< as the file has it, also of a type that this library does not know
 
-  Index NumElements() const { return static_cast<Index>(bytes.size() / NumberTypeSize(type)); }
+  Index NumElements() const {
+    Index count = 1;
+    for (const Index extent : shape) count = extent == 0 || count == 0 ? 0 : count * extent;
+    return count;
+  }
+  /// "[2 x 3]", and "[]" of a scalar.
+  std::string ShapeText() const {
+    std::string text;
+    for (const Index extent : shape) text += Message({text.empty() ? "" : " x ", extent});
+    return "[" + text + "]";
+  }
 };
 
 /// The texts of a file's `__metadata__`, by key.
 using SafetensorsMetadata = std::map<std::string, std::string, std::less<>>;
 
 /// A safetensors file: named tensors and a map of texts. Everything that the format demands is checked when
-/// it is opened, so that what the object says is true: the header's length and JSON, no name twice, known
-/// types, and data that fill the file without a gap, an overlap or a byte too many. Nothing is allocated for
-/// what a file merely claims: only for the header that it has. The data stay in the mapped file until they
-/// are read. Const functions may run on many threads.
+/// it is opened, so that what the object says is true: the header's length and JSON, no name twice, and data
+/// that fill the file without a gap, an overlap or a byte too many. Whatever the format's own library opens
+/// is opened, but for a name that comes twice, which the format forbids. A tensor of a type that is not known
+/// stands in nobody's way: its bytes are there, its size is not checked against its shape, and reading its
+/// numbers is an error. Nothing is allocated for what a file merely claims: only for the header that it has.
+/// The data stay in the mapped file until they are read. Const functions may run on many threads.
 /// @see https://huggingface.co/docs/safetensors, "Format".
 class SafetensorsFile {
  public:
@@ -47,6 +62,9 @@ class SafetensorsFile {
 
   /// The format's own limit.
   static constexpr std::uint64_t kMaxHeaderSize = 100'000'000;
+
+  /// Of nested values in the header; what is nested deeper than a tensor's description is not looked at.
+  static constexpr int kMaxHeaderDepth = 100;
 
   /// Maps a file. @throws FileError with the reason if it cannot be read or is not a safetensors file.
   explicit SafetensorsFile(const std::filesystem::path& path) : name_(path.string()) {
@@ -75,6 +93,7 @@ class SafetensorsFile {
   template <class Number>
   std::vector<Number> ReadNumbers(std::string_view name) const {
     const SafetensorsTensor& tensor = At(name);
+    CheckReadable(name, tensor);
     std::vector<Number> numbers(static_cast<std::size_t>(tensor.NumElements()));
     ReadInto<Number>(name, tensor, numbers);
     return numbers;
@@ -88,6 +107,7 @@ class SafetensorsFile {
     if (tensor.shape.size() > 2) {
       Fail(Message({Quoted(name), " has ", tensor.shape.size(), " dimensions, at most 2"}));
     }
+    CheckReadable(name, tensor);
     const bool isMatrix = tensor.shape.size() == 2;
     Tensor<T> matrix(isMatrix ? tensor.shape[0] : 1, isMatrix ? tensor.shape[1] : tensor.NumElements());
     ReadInto<T>(name, tensor, std::span(matrix.data(), static_cast<std::size_t>(matrix.size())));
@@ -109,6 +129,13 @@ class SafetensorsFile {
     Read(bytes);
   }
 
+  /// Before memory is allocated: an unknown type's shape may claim anything.
+  void CheckReadable(std::string_view name, const SafetensorsTensor& tensor) const {
+    if (tensor.type == NumberType::unknown) {
+      Fail(Quoted(name) + " is of type " + Quoted(tensor.typeName) + ", which this library cannot read");
+    }
+  }
+
   template <class Number>
   void ReadInto(std::string_view name, const SafetensorsTensor& tensor, std::span<Number> numbers) const {
     try {
@@ -119,27 +146,26 @@ class SafetensorsFile {
   }
 
   void Read(std::span<const std::byte> bytes) {
-    if (bytes.size() < sizeof(std::uint64_t)) {
-      Fail(Message({"not a safetensors file, ", bytes.size(), " bytes are too few"}));
-    }
+    const auto fail = [&](const std::string& reason) {
+      const std::string_view other = detail::ForeignFormat(bytes);
+      Fail(other.empty() ? "not a safetensors file, " + reason
+                         : Message({"not a safetensors file but ", other}));
+    };
+    if (bytes.size() < sizeof(std::uint64_t)) fail(Message({bytes.size(), " bytes are too few"}));
     const auto length = detail::LoadLittleEndian<std::uint64_t>(bytes.data());
     const auto rest = bytes.subspan(sizeof length);
     if (length > kMaxHeaderSize || length > rest.size()) {
-      Fail(Message({"not a safetensors file, or cut short: a header of ", length, " bytes of the ",
-                    rest.size(), " that follow, at most ", kMaxHeaderSize}));
+      fail(Message({"or cut short: a header of ", length, " bytes of the ", rest.size(),
+                    " that follow, at most ", kMaxHeaderSize}));
     }
     const auto header = rest.first(static_cast<std::size_t>(length));
-    std::size_t end = header.size();
-    while (end > 0 && header[end - 1] == std::byte{' '}) --end;
-    if (end == 0 || header[0] != std::byte{'{'} || header[end - 1] != std::byte{'}'}) {
-      Fail("the header is not a JSON object padded with spaces");
-    }
     detail::JsonValue json;
     try {
-      json = detail::ParseStrictJson(header, 3);
+      json = detail::ParseStrictJson(header, kMaxHeaderDepth);
     } catch (const FileError& error) {
-      Fail(std::string("in the header: ") + error.what());
+      fail(std::string("in the header: ") + error.what());
     }
+    if (!json.IsObject()) fail("the header is not a JSON object");
     std::vector<Range> ranges;
     for (std::size_t i = 0; i < json.Keys().size(); ++i) {
       if (json.Keys()[i] == "__metadata__") {
@@ -152,6 +178,7 @@ class SafetensorsFile {
   }
 
   void ReadMetadata(const detail::JsonValue& entry) {
+    if (entry.IsNull()) return;
     if (!entry.IsObject()) Fail("__metadata__ is not an object");
     for (std::size_t i = 0; i < entry.Keys().size(); ++i) {
       const std::string& key = entry.Keys()[i];
@@ -165,13 +192,10 @@ class SafetensorsFile {
     const detail::JsonValue* const dtype = entry.Find("dtype");
     const detail::JsonValue* const shape = entry.Find("shape");
     const detail::JsonValue* const offsets = entry.Find("data_offsets");
-    if (entry.Keys().size() != 3 || dtype == nullptr || shape == nullptr || offsets == nullptr) {
+    if (dtype == nullptr || shape == nullptr || offsets == nullptr) {
       fail(" is not described by dtype, shape and data_offsets");
     }
     if (!dtype->IsText()) fail(": the dtype is not a text");
-    const std::string& typeName = dtype->Text();
-    const std::optional<NumberType> type = NumberTypeFromName(typeName);
-    if (!type) fail(": unknown dtype " + Quoted(typeName));
     const auto isListOfSizes = [](const detail::JsonValue& list) {
       return list.IsList() && std::all_of(list.Values().begin(), list.Values().end(),
                                           [](const auto& value) { return value.Unsigned().has_value(); });
@@ -181,22 +205,28 @@ class SafetensorsFile {
       fail(": data_offsets are not two offsets");
     }
 
-    SafetensorsTensor tensor{*type, {}, {}};
-    constexpr std::uint64_t kMost = std::numeric_limits<std::ptrdiff_t>::max();
-    std::uint64_t size = NumberTypeSize(*type);  // of the dimensions that are not zero
-    bool isEmpty = false;
+    SafetensorsTensor tensor{NumberTypeFromName(dtype->Text()), {}, {}, dtype->Text()};
+    constexpr std::uint64_t kMostExtent = std::numeric_limits<Index>::max();
+    constexpr std::uint64_t kMostBits = std::numeric_limits<std::uint64_t>::max();
+    const std::uint64_t elementBits = NumberTypeBits(tensor.type);
+    std::uint64_t bits = elementBits > 0 ? elementBits : 8;
+    const bool isEmpty = std::any_of(shape->Values().begin(), shape->Values().end(),
+                                     [](const auto& extent) { return extent.Unsigned() == 0; });
     for (const detail::JsonValue& dimension : shape->Values()) {
       const std::uint64_t extent = *dimension.Unsigned();
-      isEmpty = isEmpty || extent == 0;
-      if (extent > 1 && size > kMost / extent) fail(": the shape has more elements than memory can hold");
-      size *= std::max<std::uint64_t>(extent, 1);
+      if (extent > kMostExtent || (!isEmpty && bits > kMostBits / extent)) {
+        fail(": the shape has more elements than memory can hold");
+      }
+      if (!isEmpty) bits *= extent;
       tensor.shape.push_back(static_cast<Index>(extent));
     }
-    if (isEmpty) size = 0;
+    if (isEmpty) bits = 0;
     const std::uint64_t begin = *offsets->Values()[0].Unsigned();
     const std::uint64_t end = *offsets->Values()[1].Unsigned();
-    if (begin > end || end - begin != size) {
-      fail(Message({": the shape takes ", size, " bytes, the offsets are ", begin, " and ", end}));
+    if (begin > end) fail(Message({": the offsets are ", begin, " and ", end}));
+    if (elementBits > 0 && (bits % 8 != 0 || end - begin != bits / 8)) {
+      fail(Message({": the shape takes ", bits / 8, " bytes", bits % 8 != 0 ? " and a part of one" : "",
+                    ", the offsets are ", begin, " and ", end}));
     }
     const auto placed = tensors_.emplace(name, std::move(tensor)).first;
     ranges.push_back({begin, end, &placed->second, &placed->first});

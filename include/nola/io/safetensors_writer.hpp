@@ -63,9 +63,9 @@ inline SafetensorsEntry BytesEntry(std::string name, NumberType type, std::vecto
 namespace detail {
 
 inline std::uint64_t EntrySize(const SafetensorsEntry& entry) {
-  std::uint64_t size = NumberTypeSize(entry.type);
-  for (const Index extent : entry.shape) size *= static_cast<std::uint64_t>(extent);
-  return size;
+  std::uint64_t bits = NumberTypeBits(entry.type);
+  for (const Index extent : entry.shape) bits *= static_cast<std::uint64_t>(extent);
+  return bits / 8;
 }
 
 inline std::string SafetensorsHeader(const std::vector<const SafetensorsEntry*>& entries,
@@ -113,12 +113,15 @@ inline void WriteSafetensorsTo(const ByteSink& sink, const std::vector<Safetenso
     if (std::any_of(entry.shape.begin(), entry.shape.end(), [](Index extent) { return extent < 0; })) {
       throw ShapeError("WriteSafetensors: " + Quoted(entry.name) + " has a negative size");
     }
+    if (entry.type == NumberType::unknown) {
+      throw ConfigError("WriteSafetensors: " + Quoted(entry.name) + " is of an unknown type");
+    }
     sorted.push_back(&entry);
   }
   // Wide types first, so that every tensor is aligned to its own.
   std::sort(sorted.begin(), sorted.end(), [](const SafetensorsEntry* left, const SafetensorsEntry* right) {
-    const auto leftSize = NumberTypeSize(left->type);
-    const auto rightSize = NumberTypeSize(right->type);
+    const auto leftSize = NumberTypeBits(left->type);
+    const auto rightSize = NumberTypeBits(right->type);
     return leftSize != rightSize ? leftSize > rightSize : left->name < right->name;
   });
   const std::string header = SafetensorsHeader(sorted, metadata);

@@ -1,10 +1,28 @@
 // The definitions of strict_json.hpp, in terms of nlohmann's parser.
 
+#include <locale.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
 namespace nola::detail {
+
+/// The "C" locale for this thread, as long as the object lives: the parser reads numbers by strtod.
+class ClassicLocale {
+ public:
+  ClassicLocale() : classic_(::newlocale(LC_ALL_MASK, "C", nullptr)), before_(::uselocale(classic_)) {}
+  ~ClassicLocale() {
+    ::uselocale(before_);
+    if (classic_ != nullptr) ::freelocale(classic_);
+  }
+  ClassicLocale(const ClassicLocale&) = delete;
+  ClassicLocale& operator=(const ClassicLocale&) = delete;
+
+ private:
+  locale_t classic_;
+  locale_t before_;
+};
 
 /// Builds a JsonValue from the parser's events.
 class JsonReader {
@@ -81,6 +99,12 @@ class JsonReader {
 
 NOLA_DEFINITION JsonValue ParseStrictJson(std::span<const std::byte> bytes, int depth) {
   const auto* begin = reinterpret_cast<const char*>(bytes.data());
+  const std::string_view text(begin, bytes.size());
+  // The parser skips a byte order mark, and takes a zero for the end without a look at what follows.
+  if (text.starts_with("\xEF\xBB\xBF") || text.find('\0') != std::string_view::npos) {
+    throw FileError("not valid JSON: it has a byte order mark or a zero byte");
+  }
+  const ClassicLocale classic;
   JsonReader reader(depth);
   nlohmann::json::sax_parse(begin, begin + bytes.size(), &reader);
   return reader.Take();
@@ -97,6 +121,7 @@ NOLA_DEFINITION std::string JsonText(std::string_view text) {
 NOLA_DEFINITION std::string NumberText(double number) { return nlohmann::json(number).dump(); }
 
 NOLA_DEFINITION std::optional<double> ParseNumber(std::string_view text) {
+  const ClassicLocale classic;
   const auto json = nlohmann::json::parse(text, nullptr, false);
   if (!json.is_number_float()) return std::nullopt;
   return json.get<double>();
