@@ -10,6 +10,7 @@ namespace {
 
 using nola::FileError;
 using nola::NumberType;
+using test::Bytes;
 using test::SmallNetwork;
 using test::TemporaryDirectory;
 
@@ -71,7 +72,197 @@ TEST_CASE("a wide transposed weight is read tile by tile into its place") {
   const nola::SafetensorsFile file(directory / "w");
   const std::int64_t peak = test::PeakBytesOf([&] { LoadWeights(loaded, file, PyTorch()); });
   CHECK(test::SameBits(loaded.GetParameters(), saved.GetParameters()));
-  CHECK(peak < 301 * 77 * 4 + 20000);  // the gradients of Parameters(), and no copy of the weight
+  CHECK(peak < 30000);  // no copy of the weight, and no gradient
+}
+
+TEST_CASE("loading weights takes no memory beside the weights, from a file, from shards and from memory") {
+  if (!test::kCountsAllocations) return;
+  const TemporaryDirectory directory;
+  const nola::Index size = 2048;  // 16 MiB
+  const auto make = [&] {
+    nola::Sequential<float> network;
+    network.Emplace<nola::DenseLayer<float>>("fc", size, size);
+    return network;
+  };
+  SaveWeights(make(), directory / "model.safetensors");
+  auto network = make();
+  CHECK(test::BytesKeptBy([&] { LoadWeights(network, directory / "model.safetensors"); }) < 1 << 20);
+  CHECK(test::PeakBytesOf([&] {
+          LoadWeights(network, directory.Path(), {.layout = nola::WeightLayout::outputByInput});
+        }) < 1 << 20);
+  const std::map<std::string, nola::Tensor<float>> weights = {
+      {"fc.weight", *network.TryGetParameter("fc.weight")}, {"fc.bias", *network.TryGetParameter("fc.bias")}};
+  CHECK(test::PeakBytesOf([&] { network.LoadWeights(weights, {}, true); }) < 1 << 20);
+}
+
+TEST_CASE("the mapping is called once for each name") {
+  const TemporaryDirectory directory;
+  const auto network = SmallNetwork<float>(5);
+  SaveWeights(*network, directory / "w");
+  std::map<std::string, int> calls;
+  const nola::WeightNameMapping mapping = [&](const std::string& name) {
+    ++calls[name];
+    return std::optional<std::string>(name);
+  };
+  LoadWeights(*network, directory / "w", {.mapping = mapping});
+  std::map<std::string, nola::Tensor<float>> weights;
+  for (const std::string& name : network->GetParameterNames())
+    weights[name] = *network->TryGetParameter(name);
+  network->LoadWeights(weights, mapping, true);
+  CHECK(calls.size() == 5);
+  for (const auto& [name, count] : calls) CHECK(count == 2);
+}
+
+TEST_CASE("extents of 1 do not count, and any other shape is refused") {
+  const TemporaryDirectory directory;
+  nola::Sequential<float> network;
+  network.Emplace<nola::DenseLayer<float>>("fc", 3, 2);
+  nola::Sequential<float> narrow;
+  narrow.Emplace<nola::DenseLayer<float>>("fc", 1, 1);
+  const std::vector<float> numbers = {1, 2, 3, 4, 5, 6};
+  const auto write = [&](std::vector<nola::Index> weight, std::vector<nola::Index> bias,
+                         std::size_t count = 6) {
+    nola::WriteSafetensors(
+        directory / "w",
+        {nola::NumbersEntry<float>("fc.weight", std::move(weight), std::span(numbers).first(count)),
+         nola::NumbersEntry<float>("fc.bias", std::move(bias),
+                                   std::span(numbers).first(count / 3 + (count < 3)))});
+  };
+  const nola::WeightFileOptions pytorch{.layout = nola::WeightLayout::outputByInput};
+  for (const std::vector<nola::Index>& bias : {std::vector<nola::Index>{2}, {1, 2}, {2, 1}}) {
+    write({2, 3, 1}, bias);  // a convolution of width 1
+    CHECK(LoadWeights(network, directory / "w", pytorch).success);
+    CHECK((*network.TryGetParameter("fc.weight"))(0, 1) == 4);
+    CHECK((*network.TryGetParameter("fc.bias"))(0, 1) == 2);
+  }
+  write({}, {1}, 1);
+  CHECK(LoadWeights(narrow, directory / "w").success);
+  CHECK((*narrow.TryGetParameter("fc.weight"))(0, 0) == 1);
+  for (const std::vector<nola::Index>& weight : {std::vector<nola::Index>{6}, {3, 2}, {3, 1, 2}}) {
+    write(weight, {2});
+    test::RequireRefused<FileError>(network, [&] { LoadWeights(network, directory / "w", pytorch); });
+  }
+}
+
+TEST_CASE("buffers beside the weights are named with their type, and a mapping drops them") {
+  const TemporaryDirectory directory;
+  const auto saved = SmallNetwork<float>(5);
+  const std::vector<std::int64_t> positions(9);
+  const Bytes mask(4, std::byte{1});
+  std::vector<nola::SafetensorsEntry> entries = {
+      nola::NumbersEntry<std::int64_t>("inner.position_ids", {1, 9}, positions),
+      nola::BytesEntry("first.attn.bias", NumberType::boolean, {1, 1, 2, 2}, mask),
+      nola::NumbersEntry<std::int64_t>("num_batches_tracked", {}, std::span(positions).first(1))};
+  for (const auto& parameter : std::as_const(*saved).Parameters()) {
+    entries.push_back(nola::detail::ParameterEntry<float>(parameter.name, parameter.value));
+  }
+  nola::WriteSafetensors(directory / "w", entries);
+  const auto network = SmallNetwork<float>(6);
+  const auto error = test::ErrorOf<FileError>([&] { LoadWeights(*network, directory / "w"); });
+  CHECK(error.find("no parameter for 'first.attn.bias', BOOL [1 x 1 x 2 x 2]") != std::string::npos);
+  CHECK(error.find("no parameter for 'inner.position_ids', I64 [1 x 9]") != std::string::npos);
+  CHECK(error.find("no parameter for 'num_batches_tracked', I64 []") != std::string::npos);
+  const auto known = network->GetParameterNames();
+  const auto result = LoadWeights(*network, directory / "w", {.mapping = [&](const std::string& name) {
+    const bool isKnown = std::find(known.begin(), known.end(), name) != known.end();
+    return isKnown ? std::optional<std::string>(name) : std::nullopt;
+  }});
+  CHECK(result.success);
+  CHECK(test::SameBits(network->GetParameters(), saved->GetParameters()));
+}
+
+TEST_CASE("a number too large for the network's type is an error that names its tensor") {
+  const TemporaryDirectory directory;
+  nola::Sequential<float> network;
+  network.Emplace<nola::DenseLayer<float>>("fc", 2, 1, false);
+  const std::vector<double> numbers = {1, 1e39};
+  nola::WriteSafetensors(directory / "w", {nola::NumbersEntry<double>("fc.weight", {2, 1}, numbers)});
+  const auto load = [&] { LoadWeights(network, directory / "w"); };
+  CHECK(test::ErrorOf<FileError>(load).find(
+            "'fc.weight' holds NaN or infinity in the file, or a number too large") != std::string::npos);
+  test::RequireRefused<FileError>(network, load);
+  nola::Sequential<double> wide;
+  wide.Emplace<nola::DenseLayer<double>>("fc", 2, 1, false);
+  CHECK(LoadWeights(wide, directory / "w").success);
+}
+
+TEST_CASE("a model in shards loads as one, from its index or its directory, or not at all") {
+  const TemporaryDirectory directory;
+  const auto saved = SmallNetwork<float>(5);
+  const auto network = SmallNetwork<float>(6);
+  const auto parameters = std::as_const(*saved).Parameters();
+  std::vector<nola::SafetensorsEntry> entries;
+  for (const auto& parameter : parameters) {
+    entries.push_back(nola::detail::ParameterEntry<float>(parameter.name, parameter.value));
+  }
+  const auto shard = [&](const std::string& name, std::size_t first, std::size_t count) {
+    nola::WriteSafetensors(directory / name, {entries.begin() + static_cast<std::ptrdiff_t>(first),
+                                              entries.begin() + static_cast<std::ptrdiff_t>(first + count)});
+  };
+  const auto write = [&](const std::string& text) {
+    const auto bytes = std::as_bytes(std::span(text));
+    test::WriteFile(directory / "model.safetensors.index.json", bytes);
+  };
+  std::map<std::string, std::string> map;
+  const auto index = [&] {
+    std::string text;
+    for (const auto& [name, file] : map) text += (text.empty() ? "\"" : ",\"") + name + "\":\"" + file + "\"";
+    write(R"({"metadata":{"total_size":1},"weight_map":{)" + text + "}}");
+  };
+  std::filesystem::create_directory(directory / "more");
+  shard("1.safetensors", 0, 3);
+  shard("more/2.safetensors", 3, 2);
+  for (std::size_t i = 0; i < 5; ++i)
+    map[parameters[i].name] = i < 3 ? "1.safetensors" : "more/2.safetensors";
+  index();
+  for (const auto& path : {directory / "model.safetensors.index.json", directory.Path()}) {
+    const auto loaded = SmallNetwork<float>(6);
+    CHECK(LoadWeights(*loaded, path).success);
+    CHECK(test::SameBits(loaded->GetParameters(), saved->GetParameters()));
+  }
+  const auto refused = [&](const std::string& reason) {
+    const auto load = [&] { LoadWeights(*network, directory.Path()); };
+    INFO(test::ErrorOf<FileError>(load));
+    CHECK(test::ErrorOf<FileError>(load).find(reason) != std::string::npos);
+    test::RequireRefused<FileError>(*network, load);
+  };
+  const auto whole = map;
+  shard("more/2.safetensors", 2, 3);
+  refused("is in 'more/2.safetensors', the index has it in '1.safetensors'");
+  shard("more/2.safetensors", 3, 1);
+  refused("'more/2.safetensors' does not hold 'head.bias'");
+  shard("more/2.safetensors", 3, 2);
+  map.erase("head.bias");
+  index();
+  refused("'head.bias' is in 'more/2.safetensors' and not in the index");
+  for (const char* outside : {"../1.safetensors", "more/../1.safetensors", "/etc/passwd", "", "more/"}) {
+    map = whole;
+    map["head.bias"] = outside;
+    index();
+    refused("not a file within the index's directory");
+  }
+  map["head.bias"] = "absent.safetensors";
+  index();
+  refused("No such file");
+  shard("absent.safetensors", 4, 1);
+  shard("more/2.safetensors", 3, 1);
+  index();
+  CHECK(LoadWeights(*SmallNetwork<float>(6), directory.Path()).success);
+  std::filesystem::resize_file(directory / "1.safetensors", 200);
+  refused("cut short");
+  write("{}");
+  refused("no weight_map");
+  write(R"({"weight_map":{"x":7}})");
+  refused("the shard of 'x' is not a text");
+  write(R"({"weight_map":{"x":"1.safetensors","x":"1.safetensors"}})");
+  refused("the key 'x' twice");
+  write("<html>");
+  refused("not an index of shards");
+  std::filesystem::remove(directory / "model.safetensors.index.json");
+  refused("holds neither model.safetensors nor");
+  SaveWeights(*saved, directory / "model.safetensors");
+  write("{}");  // of no account beside the whole file
+  CHECK(LoadWeights(*network, directory.Path()).success);
 }
 
 TEST_CASE("trainable and frozen layers stay what they were") {

@@ -1,6 +1,8 @@
 // How a load treats what does not fit, and what it says about it.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -23,12 +25,16 @@ struct AdapterLoadReport {
 
 namespace detail {
 
-/// @throws FileError in strict mode if there is a reason: the first one, and how many more there are.
+/// @throws FileError in strict mode if there is a reason: the first ones, and how many more there are.
 inline void RequireNone(const std::vector<std::string>& reasons, LoadMode mode, const std::string& file) {
   if (mode == LoadMode::lenient || reasons.empty()) return;
-  const std::string more =
-      reasons.size() > 1 ? Message({" (and ", reasons.size() - 1, " more)"}) : std::string();
-  throw FileError("'" + file + "' does not fit the network: " + reasons.front() + more);
+  constexpr std::size_t kMostShown = 3;
+  std::string text = "'" + file + "' does not fit the network: ";
+  for (std::size_t i = 0; i < std::min(reasons.size(), kMostShown); ++i) {
+    text += (i > 0 ? "; " : "") + reasons[i];
+  }
+  if (reasons.size() > kMostShown) text += Message({" (and ", reasons.size() - kMostShown, " more)"});
+  throw FileError(text);
 }
 
 inline void RequireFit(const AdapterLoadReport& report, LoadMode mode, const std::string& file) {

@@ -65,6 +65,9 @@ namespace detail {
 inline std::uint64_t EntrySize(const SafetensorsEntry& entry) {
   std::uint64_t bits = NumberTypeBits(entry.type);
   for (const Index extent : entry.shape) bits *= static_cast<std::uint64_t>(extent);
+  if (bits % 8 != 0) {
+    throw ShapeError("WriteSafetensors: " + Quoted(entry.name) + " does not fill its last byte");
+  }
   return bits / 8;
 }
 

@@ -21,6 +21,7 @@
 #include "nola/io/safetensors.hpp"
 #include "nola/io/safetensors_writer.hpp"
 #include "nola/io/weight_fingerprint.hpp"
+#include "nola/io/weight_source.hpp"
 #include "nola/layers/layer_tree.hpp"
 
 namespace nola {
@@ -75,80 +76,85 @@ std::set<std::string> DenseWeights(const ILayer<T>& network) {
   return names;
 }
 
+/// Whether a tensor of this shape is a [rows x columns] matrix but for extents of 1: [n] is [1 x n], [out x
+/// in x 1] is [out x in], and no dimension is one number.
+inline bool IsShapeOf(const std::vector<Index>& shape, Index rows, Index columns) {
+  const auto withoutOnes = [](std::vector<Index> extents) {
+    std::erase(extents, 1);
+    return extents;
+  };
+  return withoutOnes(shape) == withoutOnes({rows, columns});
+}
+
 /// Why a tensor cannot become a parameter of this shape, or nothing.
 template <std::floating_point T>
 std::optional<std::string> WhyUnfit(const SafetensorsTensor& tensor, Index rows, Index columns) {
-  const bool isVector = rows == 1 && tensor.shape == std::vector<Index>{columns};
-  if (!isVector && tensor.shape != std::vector<Index>{rows, columns}) {
-    std::string shape;
-    for (const Index extent : tensor.shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
-    return Message({" is [", shape, "] in the file, needed is [", rows, " x ", columns, "]"});
+  if (!IsShapeOf(tensor.shape, rows, columns)) {
+    return Message({" is ", tensor.ShapeText(), " in the file, needed is [", rows, " x ", columns, "]"});
   }
   if (!IsReadableAsFloat(tensor.type)) {
-    return Message({" is of type ", NumberTypeName(tensor.type), " in the file, needed are floats"});
+    return Message({" is of type ", tensor.typeName, " in the file, needed are floats"});
   }
-  if (!DecodesToFinite<T>(tensor.type, tensor.bytes)) return " holds NaN or infinity in the file";
+  if (!DecodesToFinite<T>(tensor.type, tensor.bytes)) {
+    return " holds NaN or infinity in the file, or a number too large for the network's";
+  }
   return std::nullopt;
 }
 
-}  // namespace detail
-
-/// Sets the parameters of a network from a file, whatever wrote it, in float64, float32, float16 or bfloat16.
-/// Everything is checked first; then each weight is read from the mapped file straight into its place, a
-/// transposed one too. Trainable or frozen stays as it is.
-/// @return in lenient mode also what was not loaded; a name that the mapping drops is not mentioned.
-/// @throws FileError for a damaged file, and in strict mode unless every weight has its parameter, every
-/// parameter its weight, and all fit and are finite: nothing has changed then.
+/// @param source  for error messages.
 template <std::floating_point T>
-WeightLoadResult LoadWeights(ILayer<T>& network, const SafetensorsFile& file,
-                             const WeightFileOptions& options = {}) {
+WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, const std::string& source,
+                             const WeightFileOptions& options) {
   std::vector<std::string> names;
-  for (const auto& [name, tensor] : file.Tensors()) names.push_back(name);
-  WeightLoadValidation validation = network.ValidateWeights(names, options.mapping);
-  std::map<std::string, const SafetensorsTensor*> chosen;
-  for (const auto& [name, tensor] : file.Tensors()) {
-    const std::optional<std::string> target =
-        options.mapping ? options.mapping(name) : std::optional<std::string>(name);
-    if (target) chosen.emplace(*target, &tensor);
+  std::vector<const SafetensorsTensor*> values;
+  for (const auto& [name, tensor] : tensors) {
+    names.push_back(name);
+    values.push_back(tensor);
   }
-
+  LoadPlan plan = PlanLoad(names, options.mapping, network.GetParameterNames());
   WeightLoadResult result;
-  result.missing = std::move(validation.missing);
-  result.unexpected = std::move(validation.unexpected);
-  for (const std::string& name : validation.duplicate) {
+  result.missing = std::move(plan.validation.missing);
+  result.unexpected = std::move(plan.validation.unexpected);
+  for (const std::string& name : plan.validation.duplicate) {
     result.errors.push_back("two weights are mapped to " + Quoted(name));
   }
-  const std::set<std::string> dense = detail::DenseWeights(network);
+  const std::set<std::string> dense = DenseWeights(network);
   const auto isTransposed = [&](const std::string& name) {
     return options.layout == WeightLayout::outputByInput && dense.contains(name);
   };
-  std::vector<std::pair<Parameter<T>, const SafetensorsTensor*>> loads;
-  for (Parameter<T>& parameter : network.Parameters()) {
-    const auto found = chosen.find(parameter.name);
-    if (found == chosen.end()) continue;
+  std::vector<std::pair<ConstParameter<T>, const SafetensorsTensor*>> loads;
+  std::vector<ConstParameter<T>> parameters = std::as_const(network).Parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (!plan.weightOf[i]) continue;
+    ConstParameter<T>& parameter = parameters[i];
     Index rows = parameter.value.rows();
     Index columns = parameter.value.cols();
     if (isTransposed(parameter.name)) std::swap(rows, columns);
-    const std::optional<std::string> reason = detail::WhyUnfit<T>(*found->second, rows, columns);
+    const SafetensorsTensor* const tensor = values[*plan.weightOf[i]];
+    const std::optional<std::string> reason = WhyUnfit<T>(*tensor, rows, columns);
     if (reason) {
       result.errors.push_back(Quoted(parameter.name) + *reason);
     } else {
-      loads.emplace_back(std::move(parameter), found->second);
+      loads.emplace_back(std::move(parameter), tensor);
     }
   }
   std::vector<std::string> reasons = result.errors;
   for (const std::string& name : result.missing) reasons.push_back("no weight for " + Quoted(name));
   for (const std::string& name : result.unexpected) {
-    reasons.push_back("no parameter for " + Quoted(name));
+    const SafetensorsTensor& tensor = *tensors.at(name);
+    reasons.push_back(Message({"no parameter for ", Quoted(name), ", ", tensor.typeName, " ",
+                               tensor.ShapeText(), " (a mapping may drop it)"}));
   }
-  detail::RequireNone(reasons, options.mode, file.Name());
+  RequireNone(reasons, options.mode, source);
 
-  for (auto& [parameter, tensor] : loads) {
+  for (const auto& [parameter, tensor] : loads) {
+    // Not through the list that may be written to: it would reserve the gradient of every weight.
+    Eigen::Map<Tensor<T>> value(const_cast<T*>(parameter.value.data()), parameter.value.rows(),
+                                parameter.value.cols());
     if (isTransposed(parameter.name)) {
-      detail::DecodeTransposed<T>(tensor->type, tensor->bytes, parameter.value);
+      DecodeTransposed<T>(tensor->type, tensor->bytes, value);
     } else {
-      DecodeNumbers<T>(tensor->type, tensor->bytes,
-                       {parameter.value.data(), static_cast<std::size_t>(parameter.value.size())});
+      DecodeNumbers<T>(tensor->type, tensor->bytes, {value.data(), static_cast<std::size_t>(value.size())});
     }
     result.loaded.push_back(parameter.name);
   }
@@ -157,11 +163,31 @@ WeightLoadResult LoadWeights(ILayer<T>& network, const SafetensorsFile& file,
   return result;
 }
 
-/// The same from the file at a path.
+}  // namespace detail
+
+/// Sets the parameters of a network from a file, whatever wrote it, in float64, float32, float16 or bfloat16.
+/// Everything is checked first; then each weight is read from the mapped file straight into its place, a
+/// transposed one too: no memory is taken but for names. Extents of 1 do not count: a vector may be [n] or
+/// [1 x n]. Trainable or frozen stays as it is.
+/// @return in lenient mode also what was not loaded; a name that the mapping drops is not mentioned. The
+/// mapping is called once for each name.
+/// @throws FileError for a damaged file, and in strict mode unless every weight has its parameter, every
+/// parameter its weight, and all fit and are finite: nothing has changed then.
+template <std::floating_point T>
+WeightLoadResult LoadWeights(ILayer<T>& network, const SafetensorsFile& file,
+                             const WeightFileOptions& options = {}) {
+  return detail::LoadTensors(network, detail::PointersTo(file), file.Name(), options);
+}
+
+/// The same from a path: of a file, of the index of a model in shards (`model.safetensors.index.json`), which
+/// is loaded as one, or of a directory with `model.safetensors` or the index in it.
+/// @throws FileError also if index and shards do not agree in every name, or a shard lies outside of the
+/// index's directory.
 template <std::floating_point T>
 WeightLoadResult LoadWeights(ILayer<T>& network, const std::filesystem::path& path,
                              const WeightFileOptions& options = {}) {
-  return LoadWeights(network, SafetensorsFile(path), options);
+  const detail::WeightSource source(path);
+  return detail::LoadTensors(network, source.Tensors(), source.Name(), options);
 }
 
 /// Writes every parameter of a network, in its own orientation, as LoadWeights reads it back. Replaces the

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nola/core/tensor.hpp"
@@ -61,8 +63,7 @@ class IWeightLoadable {
 
   /// Loads what matches by name and shape. In strict mode anything that does not match is an error.
   /// @throws ConfigError (names, NaN, infinity) or ShapeError in strict mode, before anything changed. A NaN
-  /// or an
-  ///         infinite weight is reported and not loaded in lenient mode.
+  /// or an infinite weight is reported and not loaded in lenient mode.
   virtual WeightLoadResult LoadWeights(const std::map<std::string, Tensor<T>>& weights,
                                        const WeightNameMapping& mapping = {}, bool strict = false) = 0;
 
@@ -72,4 +73,40 @@ class IWeightLoadable {
   IWeightLoadable& operator=(const IWeightLoadable&) = delete;
 };
 
+namespace detail {
+
+/// Which weight each parameter takes.
+struct LoadPlan {
+  WeightLoadValidation validation;
+  std::vector<std::optional<std::size_t>> weightOf;  ///< for each parameter its place among the names
+};
+
+/// Matches weight names, each mapped once, with parameters. Of two weights for one parameter the first
+/// counts.
+inline LoadPlan PlanLoad(const std::vector<std::string>& names, const WeightNameMapping& mapping,
+                         const std::vector<std::string>& parameters) {
+  LoadPlan plan;
+  plan.weightOf.resize(parameters.size());
+  std::map<std::string_view, std::size_t> places;
+  for (std::size_t i = 0; i < parameters.size(); ++i) places.emplace(parameters[i], i);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::optional<std::string> target =
+        mapping ? mapping(names[i]) : std::optional<std::string>(names[i]);
+    if (!target) continue;
+    const auto place = places.find(*target);
+    if (place == places.end()) {
+      plan.validation.unexpected.push_back(names[i]);
+    } else if (plan.weightOf[place->second]) {
+      plan.validation.duplicate.push_back(*target);
+    } else {
+      plan.weightOf[place->second] = i;
+    }
+  }
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    (plan.weightOf[i] ? plan.validation.matched : plan.validation.missing).push_back(parameters[i]);
+  }
+  return plan;
+}
+
+}  // namespace detail
 }  // namespace nola
