@@ -141,7 +141,7 @@ TEST_CASE("a checkpoint of another run is refused with the reason, and nothing c
   Run<float> otherKind(6, {}, nola::AdapterKind::lora);
   refused(otherKind, "differs in 'adapter.inner.second'");
   Run<float> otherOptimizer(6, {}, nola::AdapterKind::nola, true);
-  refused(otherOptimizer, "no tensor 'optimizer.momentum.");
+  refused(otherOptimizer, "optimizer.kind is 'AdamW' in it, here 'SGD'");
   Run<float> otherBase;
   std::shared_ptr<nola::ILayer<float>> base =
       dynamic_cast<nola::ILoRAAdapter<float>&>(*otherBase.network->Layer(0)).BaseLayer();
@@ -168,6 +168,132 @@ TEST_CASE("a checkpoint of another run is refused with the reason, and nothing c
   }
   CHECK(accepted == 0);
   CHECK(before == test::Snapshot<float>(*run.network));
+}
+
+namespace {
+
+/// A network of one layer, and what trains it.
+struct SmallRun {
+  nola::Sequential<float> network;
+  std::unique_ptr<nola::Optimizer<float>> optimizer;
+  std::unique_ptr<nola::Trainer<float>> trainer;
+
+  SmallRun(const nola::TrainingOptions& training, const nola::AdamWOptions& options) : SmallRun() {
+    optimizer = std::make_unique<nola::AdamW<float>>(network, options);
+    trainer = std::make_unique<nola::Trainer<float>>(network, *optimizer, training);
+  }
+  SmallRun(const nola::TrainingOptions& training, const nola::SGDOptions& options) : SmallRun() {
+    optimizer = std::make_unique<nola::SGD<float>>(network, options);
+    trainer = std::make_unique<nola::Trainer<float>>(network, *optimizer, training);
+  }
+
+  void Step(Index rows) {
+    const auto targets = test::RandomTensor<float>(rows, 2, 2);
+    trainer->Step(test::RandomTensor<float>(rows, 3, 1), nola::RegressionLoss<float>(targets));
+  }
+
+ private:
+  SmallRun() { network.Emplace<nola::DenseLayer<float>>("fc", 3, 2); }
+};
+
+}  // namespace
+
+TEST_CASE(
+    "a run that is resumed with another setting is refused by the setting's name, and nothing changes") {
+  const TemporaryDirectory directory;
+  const nola::TrainingOptions training{.epochs = 3,
+                                       .batchSize = 4,
+                                       .learningRate = 0.1 + 0.2,
+                                       .warmupFraction = 0.1,
+                                       .finalFraction = 0.2,
+                                       .maxGradientNorm = 1,
+                                       .seed = 7};
+  const auto refuses = [&](SmallRun& run, const std::string& reason) {
+    const test::Snapshot<float> before(run.network);
+    const auto error = test::ErrorOf<FileError>(
+        [&] { LoadCheckpoint(run.network, *run.optimizer, *run.trainer, directory / "c"); });
+    INFO(error);
+    CHECK(error.find(reason) != std::string::npos);
+    CHECK(before == test::Snapshot<float>(run.network));
+    CHECK((run.trainer->CurrentStep() == 0 && run.trainer->Rows() == 0 && run.optimizer->StepCount() == 0));
+  };
+  const auto otherTraining = [&](const auto& change, const std::string& reason) {
+    nola::TrainingOptions other = training;
+    change(other);
+    SmallRun run(other, nola::AdamWOptions{});
+    refuses(run, reason);
+  };
+  const auto otherOptions = [&](const auto& options, const std::string& reason) {
+    SmallRun run(training, options);
+    refuses(run, reason);
+  };
+  SmallRun saved(training, nola::AdamWOptions{});
+  saved.Step(10);
+  SaveCheckpoint(saved.network, *saved.optimizer, *saved.trainer, directory / "c");
+  otherTraining([](auto& other) { other.batchSize = 5; }, "training.batch_size is '4' in it, here '5'");
+  otherTraining([](auto& other) { other.seed = 8; }, "training.seed is '7' in it, here '8'");
+  otherTraining([](auto& other) { other.epochs = 4; }, "training.epochs is '3' in it, here '4'");
+  otherTraining([](auto& other) { other.learningRate = 0.3; },
+                "training.learning_rate is '0.30000000000000004' in it, here '0.3'");
+  otherTraining([](auto& other) { other.warmupFraction = 0; }, "training.warmup_fraction is '0.1'");
+  otherTraining([](auto& other) { other.finalFraction = 0; }, "training.final_fraction is '0.2'");
+  otherTraining([](auto& other) { other.maxGradientNorm = 0; }, "training.max_gradient_norm is '1'");
+  otherOptions(nola::AdamWOptions{.beta1 = 0.8}, "optimizer.beta1 is '0.9' in it, here '0.8'");
+  otherOptions(nola::AdamWOptions{.beta2 = 0.99}, "optimizer.beta2 is '0.999'");
+  otherOptions(nola::AdamWOptions{.epsilon = 1e-7}, "optimizer.epsilon is '1e-08' in it, here '1e-07'");
+  otherOptions(nola::AdamWOptions{.weightDecay = 0.1}, "optimizer.weight_decay is '0'");
+  otherOptions(nola::SGDOptions{}, "optimizer.kind is 'AdamW' in it, here 'SGD'");
+
+  SmallRun bare(training,
+                nola::AdamWOptions{.beta1 = 0.8});  // without the trainer, the optimizer all the same
+  CHECK_THROWS_AS(LoadCheckpoint(bare.network, *bare.optimizer, directory / "c"), FileError);
+  SmallRun other({.batchSize = 5}, nola::AdamWOptions{});
+  CHECK(LoadCheckpoint(other.network, *other.optimizer, directory / "c") == 1);
+
+  SmallRun sgd(training, nola::SGDOptions{.momentum = 0.5});
+  SaveCheckpoint(sgd.network, *sgd.optimizer, Index{3}, directory / "c");
+  otherOptions(nola::SGDOptions{.momentum = 0.6}, "optimizer.momentum is '0.5' in it, here '0.6'");
+  otherOptions(nola::SGDOptions{.momentum = 0.5, .weightDecay = 0.1}, "optimizer.weight_decay is '0'");
+  SmallRun same({.batchSize = 5}, nola::SGDOptions{.momentum = 0.5});  // nothing is known of a trainer
+  CHECK(LoadCheckpoint(same.network, *same.optimizer, *same.trainer, directory / "c") == 3);
+}
+
+TEST_CASE(
+    "a run that is resumed on another number of rows is refused at its first step, before anything changes") {
+  const TemporaryDirectory directory;
+  const nola::TrainingOptions training{.epochs = 2, .batchSize = 4};
+  SmallRun saved(training, nola::AdamWOptions{});
+  saved.Step(10);
+  SaveCheckpoint(saved.network, *saved.optimizer, *saved.trainer, directory / "c");
+  SmallRun resumed(training, nola::AdamWOptions{});
+  LoadCheckpoint(resumed.network, *resumed.optimizer, *resumed.trainer, directory / "c");
+  CHECK(resumed.trainer->Rows() == 10);
+  const test::Snapshot<float> before(resumed.network);
+  CHECK(test::ErrorOf<nola::StateError>([&] { resumed.Step(11); }) ==
+        "Trainer: 11 rows, the run that is resumed has 10");
+  const auto targets = test::RandomTensor<float>(9, 2, 2);
+  CHECK_THROWS_AS(
+      resumed.trainer->Run(test::RandomTensor<float>(9, 3, 1), nola::RegressionLoss<float>(targets)),
+      nola::StateError);
+  CHECK(before == test::Snapshot<float>(resumed.network));
+  CHECK((resumed.trainer->CurrentStep() == 1 && resumed.optimizer->StepCount() == 1));
+  SaveCheckpoint(resumed.network, *resumed.optimizer, *resumed.trainer, directory / "d");
+  CHECK(test::ReadFile(directory / "c") == test::ReadFile(directory / "d"));  // the rows are still known
+  resumed.Step(10);
+  CHECK(resumed.trainer->CurrentStep() == 2);
+  resumed.trainer->SetCurrentStep(0);  // another run, on whatever it is given
+  resumed.Step(11);
+  CHECK(resumed.trainer->Rows() == 11);
+  CHECK_THROWS_AS(resumed.trainer->SetCurrentStep(1, -1), nola::ConfigError);
+}
+
+TEST_CASE("a checkpoint from before the settings were in it is opened") {
+  const std::filesystem::path path =
+      std::filesystem::path(NOLA_GOLDEN_DIRECTORY) / "checkpoint_without_settings.safetensors";
+  SmallRun run({.epochs = 5, .batchSize = 3}, nola::AdamWOptions{.beta1 = 0.5});
+  CHECK(LoadCheckpoint(run.network, *run.optimizer, *run.trainer, path) == 1);
+  CHECK((run.trainer->CurrentStep() == 1 && run.trainer->Rows() == 0 && run.optimizer->StepCount() == 1));
+  run.Step(7);
 }
 
 TEST_CASE("a checkpoint with NaN is not written over a good one") {

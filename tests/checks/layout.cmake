@@ -9,7 +9,7 @@ cmake_minimum_required(VERSION 3.22)
 
 set(order core random kernels layers adapters "training|io|serving")
 set(thirdParty "^(Eigen/[A-Za-z]+|unsupported/Eigen/.*)$")
-set(systemHeader "^([a-z_0-9]+|omp\\.h|immintrin\\.h|arm_neon\\.h|fcntl\\.h|unistd\\.h|sys/[a-z]+\\.h)$")
+set(systemHeader "^([a-z_0-9]+|omp\\.h|immintrin\\.h|arm_neon\\.h|fcntl\\.h|locale\\.h|unistd\\.h|sys/[a-z]+\\.h)$")
 
 function(place_of folder result)
   set(place -1)

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "nola/core/compiled.hpp"
 
@@ -46,8 +48,15 @@ class TextPart {
   std::array<char, 32> digits_{};
 };
 
+/// Names and values of the settings that make a training run what it is, in the order in which they are
+/// compared.
+using RunSettings = std::vector<std::pair<std::string, std::string>>;
+
 /// Joins the parts: Message({"rank ", rank, " exceeds ", most}).
 std::string Message(std::initializer_list<TextPart> parts);
+
+/// A number as the shortest decimal that reads back as the same double: 0.001, 1e-08, 16.
+std::string ExactText(double number);
 
 /// Text from a file or a user, made fit for an error message: in quotes, short, without control characters.
 std::string Quoted(std::string_view text);

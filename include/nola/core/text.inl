@@ -29,6 +29,11 @@ NOLA_DEFINITION std::string Message(std::initializer_list<TextPart> parts) {
   return text;
 }
 
+NOLA_DEFINITION std::string ExactText(double number) {
+  std::array<char, 32> digits;
+  return {digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr};
+}
+
 NOLA_DEFINITION std::string Quoted(std::string_view text) {
   constexpr std::size_t kMost = 100;
   std::string quoted = "'";

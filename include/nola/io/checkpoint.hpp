@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,15 +27,18 @@ template <class Optimizer, class T>
 concept CheckpointedOptimizer = requires(Optimizer& optimizer, Index count) {
   { optimizer.StepCount() } -> std::convertible_to<Index>;
   optimizer.SetStepCount(count);
+  { optimizer.Identity() } -> std::convertible_to<RunSettings>;
   { optimizer.State().front().name } -> std::convertible_to<std::string>;
   { optimizer.State().front().value } -> std::convertible_to<Eigen::Map<Tensor<T>>>;
 };
 
 /// What it needs of a training loop: Trainer<T> has it.
 template <class Loop>
-concept CheckpointedLoop = requires(Loop& loop, Index step) {
+concept CheckpointedLoop = requires(Loop& loop, Index step, Index rows) {
   { loop.CurrentStep() } -> std::convertible_to<Index>;
-  loop.SetCurrentStep(step);
+  { loop.Rows() } -> std::convertible_to<Index>;
+  { loop.Identity() } -> std::convertible_to<RunSettings>;
+  loop.SetCurrentStep(step, rows);
 };
 
 namespace detail {
@@ -71,6 +75,62 @@ SafetensorsMetadata TrainingIdentity(const ILayer<T>& network) {
   return identity;
 }
 
+inline constexpr std::string_view kOptimizerSettings = "optimizer.";
+inline constexpr std::string_view kTrainerSettings = "training.";
+inline constexpr const char* kTrainerRows = "training.rows";
+
+inline void AddSettings(SafetensorsMetadata& metadata, std::string_view prefix, const RunSettings& settings) {
+  for (const auto& [name, value] : settings) metadata.emplace(Message({prefix, name}), value);
+}
+
+/// Compares the settings of a checkpoint with those here. One that a file does not have is not compared:
+/// files of earlier versions have none. @throws FileError that names the first that differs.
+inline void CheckSettings(const SafetensorsFile& file, std::string_view prefix, const RunSettings& here) {
+  SafetensorsMetadata saved;
+  for (const auto& [key, value] : file.Metadata()) {
+    if (key.starts_with(prefix) && key != kTrainerRows) saved.emplace(key.substr(prefix.size()), value);
+  }
+  for (const auto& [name, value] : here) {
+    const auto found = saved.find(name);
+    if (found == saved.end()) continue;
+    if (found->second != value) {
+      file.Fail(Message({"a checkpoint of another run: ", prefix, name, " is ", Quoted(found->second),
+                         " in it, here ", Quoted(value)}));
+    }
+    saved.erase(found);
+  }
+  if (!here.empty() && !saved.empty()) {
+    const auto& [name, value] = *saved.begin();
+    file.Fail(Message({"a checkpoint of another run: ", prefix, Quoted(name), " is ", Quoted(value),
+                       " in it, here there is none"}));
+  }
+}
+
+/// A number of steps or rows in the metadata.
+inline Index MetadataCount(const SafetensorsFile& file, std::string_view key) {
+  const auto number = ParseInteger<Index>(MetadataText(file, key));
+  if (!number || *number < 0) file.Fail(Message({"the metadata have no number at ", key}));
+  return *number;
+}
+
+template <std::floating_point T, CheckpointedOptimizer<T> Optimizer>
+std::uint64_t WriteCheckpoint(ILayer<T>& network, Optimizer& optimizer, Index step,
+                              SafetensorsMetadata settings, const std::filesystem::path& path) {
+  std::vector<SafetensorsEntry> entries;
+  for (const auto& [name, value] : TrainingState<T>(network, optimizer)) {
+    entries.push_back(ParameterEntry<T>(name, {value.data(), value.rows(), value.cols()}));
+  }
+  SafetensorsMetadata metadata = TrainingIdentity<T>(network);
+  metadata.merge(settings);
+  AddSettings(metadata, kOptimizerSettings, optimizer.Identity());
+  metadata.emplace("format", kCheckpointFormat);
+  metadata.emplace("format_version", kCheckpointFormatVersion);
+  metadata.emplace("library_version", kVersion);
+  metadata.emplace("step", std::to_string(step));
+  metadata.emplace("optimizer_step", std::to_string(optimizer.StepCount()));
+  return WriteSafetensors(path, entries, Sealed(entries, std::move(metadata)));
+}
+
 }  // namespace detail
 
 /// Saves the trainable parameters, the optimizer's state and the step: all that changes in training. The
@@ -84,45 +144,38 @@ SafetensorsMetadata TrainingIdentity(const ILayer<T>& network) {
 template <std::floating_point T, CheckpointedOptimizer<T> Optimizer>
 std::uint64_t SaveCheckpoint(ILayer<T>& network, Optimizer& optimizer, Index step,
                              const std::filesystem::path& path) {
-  std::vector<SafetensorsEntry> entries;
-  for (const auto& [name, value] : detail::TrainingState<T>(network, optimizer)) {
-    entries.push_back(detail::ParameterEntry<T>(name, {value.data(), value.rows(), value.cols()}));
-  }
-  SafetensorsMetadata metadata = detail::TrainingIdentity<T>(network);
-  metadata.emplace("format", detail::kCheckpointFormat);
-  metadata.emplace("format_version", detail::kCheckpointFormatVersion);
-  metadata.emplace("library_version", kVersion);
-  metadata.emplace("step", std::to_string(step));
-  metadata.emplace("optimizer_step", std::to_string(optimizer.StepCount()));
-  return WriteSafetensors(path, entries, detail::Sealed(entries, std::move(metadata)));
+  return detail::WriteCheckpoint<T>(network, optimizer, step, {}, path);
 }
 
-/// The same at the trainer's current step.
+/// The same at the trainer's current step, and with the trainer's settings and its number of rows.
 template <std::floating_point T, CheckpointedOptimizer<T> Optimizer, CheckpointedLoop Loop>
 std::uint64_t SaveCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Loop& trainer,
                              const std::filesystem::path& path) {
-  return SaveCheckpoint(network, optimizer, trainer.CurrentStep(), path);
+  SafetensorsMetadata settings;
+  detail::AddSettings(settings, detail::kTrainerSettings, trainer.Identity());
+  if (trainer.Rows() > 0) settings.emplace(detail::kTrainerRows, std::to_string(trainer.Rows()));
+  return detail::WriteCheckpoint<T>(network, optimizer, trainer.CurrentStep(), std::move(settings), path);
 }
 
 /// Puts back what SaveCheckpoint saved, into a network and an optimizer that were built in the same way.
 /// @return the step.
 /// @throws FileError with the reason if the file is missing or damaged, or was made with other adapters,
-/// other frozen weights, another number type or another optimizer: nothing has changed then.
+/// other frozen weights, another number type, another optimizer or other options of it: nothing has changed
+/// then.
 template <std::floating_point T, CheckpointedOptimizer<T> Optimizer>
 Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const SafetensorsFile& file) {
   detail::CheckSeal(file, detail::kCheckpointFormat, detail::kCheckpointFormatVersion);
-  const auto count = [&](const char* key) {
-    const auto number = detail::ParseInteger<Index>(detail::MetadataText(file, key));
-    if (!number || *number < 0) file.Fail(std::string("the metadata have no number of steps at ") + key);
-    return *number;
-  };
-  const Index step = count("step");
-  const Index optimizerStep = count("optimizer_step");
+  const Index step = detail::MetadataCount(file, "step");
+  const Index optimizerStep = detail::MetadataCount(file, "optimizer_step");
   SafetensorsMetadata identity = file.Metadata();
   for (const char* key :
        {"format", "format_version", "library_version", "step", "optimizer_step", detail::kChecksumKey}) {
     identity.erase(key);
   }
+  std::erase_if(identity, [](const auto& entry) {
+    return entry.first.starts_with(detail::kOptimizerSettings) ||
+           entry.first.starts_with(detail::kTrainerSettings);
+  });
   const SafetensorsMetadata here = detail::TrainingIdentity<T>(network);
   if (identity != here) {
     std::string differing;
@@ -133,6 +186,7 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Safetensors
     file.Fail("made with another network, it differs in " +
               (differing.empty() ? "what it has beside this one" : Quoted(differing)));
   }
+  detail::CheckSettings(file, detail::kOptimizerSettings, optimizer.Identity());
   auto state = detail::TrainingState<T>(network, optimizer);
   for (const auto& [name, value] : state) {
     const SafetensorsTensor& tensor = file.At(name);
@@ -163,13 +217,26 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const std::filesy
   return LoadCheckpoint(network, optimizer, SafetensorsFile(path));
 }
 
-/// The same, and sets the trainer to the step.
+/// The same, and sets the trainer to the step. Load without the trainer, and set its step by hand, to go on
+/// with other settings on purpose.
+/// @throws FileError also if a setting of the trainer differs, by its name: a step means other rows or
+/// another rate then. The number of rows is compared when the trainer is given them.
+template <std::floating_point T, CheckpointedOptimizer<T> Optimizer, CheckpointedLoop Loop>
+Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, Loop& trainer, const SafetensorsFile& file) {
+  detail::CheckSeal(file, detail::kCheckpointFormat, detail::kCheckpointFormatVersion);
+  detail::CheckSettings(file, detail::kTrainerSettings, trainer.Identity());
+  const Index rows =
+      file.Metadata().contains(detail::kTrainerRows) ? detail::MetadataCount(file, detail::kTrainerRows) : 0;
+  const Index step = LoadCheckpoint(network, optimizer, file);
+  trainer.SetCurrentStep(step, rows);
+  return step;
+}
+
+/// The same from the file at a path.
 template <std::floating_point T, CheckpointedOptimizer<T> Optimizer, CheckpointedLoop Loop>
 Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, Loop& trainer,
                      const std::filesystem::path& path) {
-  const Index step = LoadCheckpoint(network, optimizer, SafetensorsFile(path));
-  trainer.SetCurrentStep(step);
-  return step;
+  return LoadCheckpoint(network, optimizer, trainer, SafetensorsFile(path));
 }
 
 }  // namespace nola

@@ -56,6 +56,10 @@ class Optimizer {
     stepCount_ = stepCount;
   }
 
+  /// Its kind and every option: what a run that is resumed must have again. An optimizer of one's own lists
+  /// its own; what is not listed is not compared.
+  virtual RunSettings Identity() const { return {}; }
+
   /// What must be saved, with the step count, to go on as if nothing had happened.
   std::vector<OptimizerState<T>> State() {
     std::vector<OptimizerState<T>> states;
@@ -123,6 +127,12 @@ class SGD final : public Optimizer<T> {
     this->CheckNotNegative("SGD", "weightDecay", options.weightDecay);
   }
 
+  RunSettings Identity() const override {
+    return {{"kind", "SGD"},
+            {"momentum", ExactText(options_.momentum)},
+            {"weight_decay", ExactText(options_.weightDecay)}};
+  }
+
  protected:
   void Update(std::size_t index, T learningRate) override {
     Parameter<T>& parameter = this->At(index);
@@ -160,6 +170,14 @@ class AdamW final : public Optimizer<T> {
     this->CheckShare("AdamW", "beta2", options.beta2);
     this->CheckNotNegative("AdamW", "epsilon", options.epsilon);
     this->CheckNotNegative("AdamW", "weightDecay", options.weightDecay);
+  }
+
+  RunSettings Identity() const override {
+    return {{"kind", "AdamW"},
+            {"beta1", ExactText(options_.beta1)},
+            {"beta2", ExactText(options_.beta2)},
+            {"epsilon", ExactText(options_.epsilon)},
+            {"weight_decay", ExactText(options_.weightDecay)}};
   }
 
  protected:

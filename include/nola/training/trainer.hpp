@@ -119,15 +119,34 @@ class Trainer {
   }
   /// Steps done; a restored checkpoint sets it.
   Index CurrentStep() const { return step_; }
-  /// @throws ConfigError for a negative step.
-  void SetCurrentStep(Index step) {
+  /// Rows of the data set of the last step, or of the checkpoint; 0 before both.
+  Index Rows() const { return rows_; }
+  /// @param rows  of the data set that the step was counted on: with any other the step would mean other
+  /// rows, and Step and Run refuse it. 0 if that is not known. @throws ConfigError for a negative step or
+  /// rows.
+  void SetCurrentStep(Index step, Index rows = 0) {
     if (step < 0) throw ConfigError(Message({"Trainer: step ", step, ", expected 0 or more"}));
+    if (rows < 0) throw ConfigError(Message({"Trainer: ", rows, " rows, expected 0 or more"}));
     step_ = step;
+    rows_ = resumedRows_ = rows;
+  }
+
+  /// Every option that decides what a step does: what a run that is resumed must have again.
+  RunSettings Identity() const {
+    return {{"batch_size", std::to_string(options_.batchSize)},
+            {"seed", std::to_string(options_.seed)},
+            {"epochs", std::to_string(options_.epochs)},
+            {"learning_rate", ExactText(options_.learningRate)},
+            {"warmup_fraction", ExactText(options_.warmupFraction)},
+            {"final_fraction", ExactText(options_.finalFraction)},
+            {"max_gradient_norm", ExactText(options_.maxGradientNorm)}};
   }
 
   /// Runs from the current step to the last one. @return the mean loss over the last epoch's steps run here.
-  /// @throws StateError if a loss is NaN or infinite: the parameters are those before that step.
+  /// @throws StateError if a loss is NaN or infinite: the parameters are those before that step; and if the
+  /// run was resumed and began on another number of rows.
   double Run(const TensorRef<T>& inputs, const BatchLoss<T>& loss) {
+    CheckRows(inputs.rows());
     const auto start = std::chrono::steady_clock::now();
     const Index total = TotalSteps(inputs.rows());
     const Index perEpoch = total / options_.epochs;
@@ -149,6 +168,7 @@ class Trainer {
   TrainingProgress Step(const TensorRef<T>& inputs, const BatchLoss<T>& loss) {
     const Index rows = inputs.rows();
     if (rows == 0) throw ShapeError("Trainer: there are no rows to train on");
+    CheckRows(rows);
     TrainingProgress progress;
     progress.totalSteps = TotalSteps(rows);
     const Index perEpoch = progress.totalSteps / options_.epochs;
@@ -171,10 +191,17 @@ class Trainer {
         [&](const Tensor<T>& output, Tensor<T>& gradient) { return loss(output, batch, gradient); },
         progress);
     step_ = progress.step;
+    rows_ = rows;
     return progress;
   }
 
  private:
+  void CheckRows(Index rows) const {
+    if (resumedRows_ != 0 && rows != resumedRows_) {
+      throw StateError(Message({"Trainer: ", rows, " rows, the run that is resumed has ", resumedRows_}));
+    }
+  }
+
   /// The order of the rows in an epoch: Fisher-Yates with the epoch's own stream.
   void Shuffle(Index epoch, Index rows) {
     if (epoch == shuffledEpoch_ && static_cast<Index>(order_.size()) == rows) return;
@@ -191,6 +218,8 @@ class Trainer {
   Optimizer<T>& optimizer_;
   TrainingOptions options_;
   Index step_ = 0;
+  Index rows_ = 0;
+  Index resumedRows_ = 0;
   Index shuffledEpoch_ = -1;
   std::vector<Index> order_;
   Tensor<T> batch_;
