@@ -1,5 +1,6 @@
 // An adapter file gives back the adapters it was made from, on the network it was made for, or says why not.
 #include <limits>
+#include <locale>
 
 #include "catch.hpp"
 #include "counting_allocator.hpp"
@@ -240,6 +241,109 @@ TEST_CASE("a network that the file was not made for is refused in strict mode an
   const auto adaptedElsewhere = SmallNetwork<float>();
   nola::AdaptLayers(adaptedElsewhere, nola::AdapterConfig{.targetModules = {"head"}, .rank = 2});
   refused(*adaptedElsewhere, "'head' has an adapter that the file does not hold");
+}
+
+TEST_CASE(
+    "an adapter loads onto a rounded base when that is asked for, and the report says where it differs") {
+  const TemporaryDirectory directory;
+  const auto saved = Adapted<float>(AdapterKind::nola, nola::BasisDistribution::hadamard);
+  SaveAdapters(*saved, directory / "a");
+  SaveWeights(*SmallNetwork<float>(), directory / "half", nola::NumberType::f16);
+  const auto rounded = SmallNetwork<float>();
+  LoadWeights(*rounded, directory / "half");
+  CHECK(Contains(LoadError(*rounded, directory / "a"), "'first' has other weights"));
+  const auto merged = SmallNetwork<float>();
+  LoadWeights(*merged, directory / "half");
+  const auto report = LoadAdapters(*rounded, directory / "a", {.anyBase = true});
+  CHECK(report.matched == std::vector<std::string>{"first", "inner.second"});
+  CHECK(report.otherBase == std::vector<std::string>{"first", "inner.second"});
+  CHECK(report.mismatched.empty());
+  CHECK(saved->GetParameters() == rounded->GetParameters());
+  CHECK(rounded->TryGetParameter("head.weight") == merged->TryGetParameter("head.weight"));
+  CHECK(rounded->Infer(test::RandomTensor<float>(5, 12, 4))
+            .isApprox(saved->Infer(test::RandomTensor<float>(5, 12, 4)), 1e-2F));
+
+  const auto same = SmallNetwork<float>();
+  CHECK(LoadAdapters(*same, directory / "a", {.anyBase = true}).otherBase.empty());
+  CHECK(SameOutputs<float>(*saved, *same));
+  nola::Sequential<float> otherSize;  // of any weights, not of any size
+  otherSize.Emplace<nola::DenseLayer<float>>("first", 12, 10);
+  test::RequireRefused<FileError>(otherSize,
+                                  [&] { LoadAdapters(otherSize, directory / "a", {.anyBase = true}); });
+  const auto one = SmallNetwork<float>();
+  one->SetParameter("first.bias", nola::Tensor<float>::Zero(1, 9));
+  const auto part = LoadAdapters(*one, directory / "a", {.mode = LoadMode::lenient, .anyBase = true});
+  CHECK(part.otherBase == std::vector<std::string>{"first"});
+  const auto head = SmallNetwork<float>();
+  head->SetParameter("head.bias", nola::Tensor<float>::Zero(1, 4));
+  CHECK(LoadAdapters(*head, directory / "a", {.anyBase = true}).otherBase ==
+        std::vector<std::string>{nola::AdapterLoadReport::kRest});
+  CHECK(LoadAdapters(*SmallNetwork<float>(), directory / "a", LoadMode::lenient).matched.size() == 2);
+}
+
+TEST_CASE("files have the same bytes in every locale, and open in every other") {
+  struct Grouping : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  const TemporaryDirectory directory;
+  const std::locale before;
+  const std::locale locales[] = {std::locale::classic(), std::locale(std::locale::classic(), new Grouping)};
+  const auto base = [] {
+    auto network = std::make_shared<nola::Sequential<float>>();
+    network->Emplace<nola::DenseLayer<float>>("fc", 1200, 3);
+    return network;
+  };
+  const nola::AdapterConfig config{
+      .rank = 2, .numBasisA = 1234, .numBasisB = 8, .alpha = 1234.5, .seed = 123456789};
+  const auto train = [&](nola::Sequential<float>& network, const auto& action) {
+    nola::AdaptLayers(network, config);
+    nola::AdamW<float> optimizer(network);
+    nola::Trainer<float> trainer(network, optimizer,
+                                 {.epochs = 1000, .batchSize = 1500, .learningRate = 0.001});
+    action(optimizer, trainer);
+  };
+  for (const int i : {0, 1}) {
+    std::locale::global(locales[i]);
+    const auto path = directory / std::to_string(i);
+    std::filesystem::create_directory(path);
+    SaveWeights(*base(), path / "weights");
+    const auto network = base();
+    train(*network, [&](auto& optimizer, auto& trainer) {
+      trainer.Step(
+          nola::Tensor<float>::Ones(1600, 1200),
+          [](const nola::Tensor<float>& output, std::span<const Index>, nola::Tensor<float>& gradient) {
+            gradient.setConstant(output.rows(), output.cols(), 1);
+            return 1.0F;
+          });
+      SaveCheckpoint(*network, optimizer, trainer, path / "checkpoint");
+    });
+    SaveAdapters(*network, path / "adapters", {.notes = {{"task", "1200"}}});
+    SaveAdapters(*network, path / "quantized", {.coefficients = CoefficientFormat::int8});
+    ExportPEFT(*network, path / "peft");
+  }
+  for (const char* name : {"weights", "checkpoint", "adapters", "quantized", "peft/adapter_config.json",
+                           "peft/adapter_model.safetensors"}) {
+    INFO(name);
+    CHECK(test::ReadFile(directory.Path() / "0" / name) == test::ReadFile(directory.Path() / "1" / name));
+  }
+  for (const int reads : {0, 1}) {
+    std::locale::global(locales[reads]);
+    const auto path = directory / std::to_string(1 - reads);
+    CHECK_NOTHROW(LoadWeights(*base(), path / "weights"));
+    CHECK_NOTHROW(LoadAdapters(*base(), path / "adapters"));
+    CHECK_NOTHROW(LoadAdapters(*base(), path / "quantized"));
+    CHECK_NOTHROW(nola::ImportPEFT(*base(), path / "peft"));
+    const auto network = base();
+    CHECK_NOTHROW(train(*network, [&](auto& optimizer, auto& trainer) {
+      LoadCheckpoint(*network, optimizer, trainer, path / "checkpoint");
+    }));
+    CHECK(test::ErrorOf<nola::ShapeError>([&] {
+            base()->Infer(nola::Tensor<float>(1, 1234567));
+          }).find("1234567") != std::string::npos);
+  }
+  std::locale::global(before);
 }
 
 TEST_CASE("lenient loading takes what fits and says what does not") {

@@ -18,14 +18,21 @@
 
 namespace nola {
 
+struct AdapterLoadOptions {
+  LoadMode mode = LoadMode::strict;
+  /// Whether the base may have other weights than those that the adapters were trained on: the same rounded
+  /// to fewer bits, or trained further. The report says where it has.
+  bool anyBase = false;
+};
+
 namespace detail {
 
 /// Collects what LoadAdapters is going to do, and changes nothing.
 template <std::floating_point T>
 class AdapterLoad {
  public:
-  AdapterLoad(const ILayer<T>& network, const AdapterFile& file)
-      : file_(file), layers_(LayersByPath(network)), weights_(network) {
+  AdapterLoad(const ILayer<T>& network, const AdapterFile& file, bool anyBase)
+      : file_(file), anyBase_(anyBase), layers_(LayersByPath(network)), weights_(network) {
     for (const AdapterRecord& record : file.Adapters()) AddAdapter(record);
     for (const PlacedAdapter<T>& placed : FindAdapters(network)) {
       const auto isHere = [&](const AdapterRecord& record) { return record.path == placed.path; };
@@ -47,7 +54,11 @@ class AdapterLoad {
     const auto isHeld = [&](const std::string& name) { return file.HoldsWeight(name); };
     if (report_.missing.empty() && report_.mismatched.empty() &&
         weights_.OfAllBut(isHeld) != file.NetworkFingerprint()) {
-      report_.mismatched.push_back("weights outside of its layers differ from those it was trained on");
+      if (anyBase_) {
+        if (report_.otherBase.empty()) report_.otherBase.emplace_back(AdapterLoadReport::kRest);
+      } else {
+        report_.mismatched.push_back("weights outside of its layers differ from those it was trained on");
+      }
     }
   }
 
@@ -78,7 +89,8 @@ class AdapterLoad {
       return mismatch(Message({" maps ", base->InputSize(), " to ", base->OutputSize(),
                                ", its adapter in the file ", record.inputSize, " to ", record.outputSize}));
     }
-    if (record.IsBaseFrozen() && record.base != weights_.OfLayer(record.path)) {
+    const bool isOtherBase = record.IsBaseFrozen() && record.base != weights_.OfLayer(record.path);
+    if (isOtherBase && !anyBase_) {
       return mismatch(" has other weights than those that its adapter was trained on");
     }
     const std::string prefix = record.path + ".base_layer.";
@@ -101,6 +113,7 @@ class AdapterLoad {
       return mismatch(std::string(": ") + error.what());
     }
     report_.matched.push_back(record.path);
+    if (isOtherBase) report_.otherBase.push_back(record.path);
     for (const ConstParameter<T>& parameter : trained) AddParameter(prefix + parameter.name, parameter);
   }
 
@@ -162,6 +175,7 @@ class AdapterLoad {
   }
 
   const AdapterFile& file_;
+  bool anyBase_;
   std::map<std::string, std::shared_ptr<ILayer<T>>> layers_;
   WeightFingerprints<T> weights_;
   AdapterLoadReport report_;
@@ -185,9 +199,9 @@ class AdapterLoad {
 /// it was.
 template <std::floating_point T>
 AdapterLoadReport LoadAdapters(ILayer<T>& network, const AdapterFile& file,
-                               LoadMode mode = LoadMode::strict) {
-  const detail::AdapterLoad<T> load(network, file);
-  detail::RequireFit(load.Report(), mode, file.File().Name());
+                               const AdapterLoadOptions& options = {}) {
+  const detail::AdapterLoad<T> load(network, file, options.anyBase);
+  detail::RequireFit(load.Report(), options.mode, file.File().Name());
   load.Apply(network);
   return load.Report();
 }
@@ -195,8 +209,19 @@ AdapterLoadReport LoadAdapters(ILayer<T>& network, const AdapterFile& file,
 /// The same from the file at a path.
 template <std::floating_point T>
 AdapterLoadReport LoadAdapters(ILayer<T>& network, const std::filesystem::path& path,
-                               LoadMode mode = LoadMode::strict) {
-  return LoadAdapters(network, AdapterFile(path), mode);
+                               const AdapterLoadOptions& options = {}) {
+  return LoadAdapters(network, AdapterFile(path), options);
+}
+
+/// The same with a mode alone.
+template <std::floating_point T>
+AdapterLoadReport LoadAdapters(ILayer<T>& network, const AdapterFile& file, LoadMode mode) {
+  return LoadAdapters(network, file, AdapterLoadOptions{.mode = mode});
+}
+
+template <std::floating_point T>
+AdapterLoadReport LoadAdapters(ILayer<T>& network, const std::filesystem::path& path, LoadMode mode) {
+  return LoadAdapters(network, AdapterFile(path), AdapterLoadOptions{.mode = mode});
 }
 
 NOLA_COMPILED_TEMPLATE(io,

@@ -21,6 +21,12 @@ struct AdapterLoadReport {
   std::vector<std::string> matched;     ///< paths of adapters and names of parameters that were loaded
   std::vector<std::string> missing;     ///< paths and names of the file that the network does not have
   std::vector<std::string> mismatched;  ///< a sentence for each thing that did not fit
+  /// With anyBase: paths of adapters that were trained on other weights than their base has here; or kRest if
+  /// only weights outside of them differ. The file has one fingerprint of all weights for that: beside a base
+  /// that differs the rest cannot be judged.
+  std::vector<std::string> otherBase;
+
+  static constexpr const char* kRest = "the rest of the network";
 };
 
 namespace detail {
