@@ -257,7 +257,11 @@ TEST_CASE("a model in shards loads as one, from its index or its directory, or n
   write(R"({"weight_map":{"x":"1.safetensors","x":"1.safetensors"}})");
   refused("the key 'x' twice");
   write("<html>");
-  refused("not an index of shards");
+  refused("not an index of shards but a web page");
+  write("version https://git-lfs.github.com/spec/v1\n");
+  refused("not an index of shards but a Git LFS pointer");
+  write("{");
+  refused("not an index of shards: not valid JSON");
   std::filesystem::remove(directory / "model.safetensors.index.json");
   refused("holds neither model.safetensors nor");
   SaveWeights(*saved, directory / "model.safetensors");

@@ -8,6 +8,8 @@
 
 namespace nola::detail {
 
+inline constexpr std::string_view kJsonText = "a JSON text";
+
 /// A sentence's end that names the format by its first bytes and says what helps, or nothing.
 inline std::string_view ForeignFormat(std::span<const std::byte> bytes) {
   std::string_view text(reinterpret_cast<const char*>(bytes.data()),
@@ -35,7 +37,7 @@ inline std::string_view ForeignFormat(std::span<const std::byte> bytes) {
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
   text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
   if (text.starts_with('<')) return "a web page or XML: a download that was refused?";
-  if (text.starts_with('{') || text.starts_with('[')) return "a JSON text";
+  if (text.starts_with('{') || text.starts_with('[')) return kJsonText;
   return {};
 }
 

@@ -37,6 +37,10 @@ struct SafetensorsTensor {
     for (const Index extent : shape) count = extent == 0 || count == 0 ? 0 : count * extent;
     return count;
   }
+  /// "F32", and the file's own word in quotes for a type that this library does not know.
+  std::string TypeText() const {
+    return type == NumberType::unknown ? Quoted(typeName) : std::string(NumberTypeName(type));
+  }
   /// "[2 x 3]", and "[]" of a scalar.
   std::string ShapeText() const {
     std::string text;
@@ -132,7 +136,7 @@ class SafetensorsFile {
   /// Before memory is allocated: an unknown type's shape may claim anything.
   void CheckReadable(std::string_view name, const SafetensorsTensor& tensor) const {
     if (tensor.type == NumberType::unknown) {
-      Fail(Quoted(name) + " is of type " + Quoted(tensor.typeName) + ", which this library cannot read");
+      Fail(Quoted(name) + " is of type " + tensor.TypeText() + ", which this library cannot read");
     }
   }
 

@@ -93,7 +93,7 @@ std::optional<std::string> WhyUnfit(const SafetensorsTensor& tensor, Index rows,
     return Message({" is ", tensor.ShapeText(), " in the file, needed is [", rows, " x ", columns, "]"});
   }
   if (!IsReadableAsFloat(tensor.type)) {
-    return Message({" is of type ", tensor.typeName, " in the file, needed are floats"});
+    return Message({" is of type ", tensor.TypeText(), " in the file, needed are floats"});
   }
   if (!DecodesToFinite<T>(tensor.type, tensor.bytes)) {
     return " holds NaN or infinity in the file, or a number too large for the network's";
@@ -142,7 +142,7 @@ WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, 
   for (const std::string& name : result.missing) reasons.push_back("no weight for " + Quoted(name));
   for (const std::string& name : result.unexpected) {
     const SafetensorsTensor& tensor = *tensors.at(name);
-    reasons.push_back(Message({"no parameter for ", Quoted(name), ", ", tensor.typeName, " ",
+    reasons.push_back(Message({"no parameter for ", Quoted(name), ", ", tensor.TypeText(), " ",
                                tensor.ShapeText(), " (a mapping may drop it)"}));
   }
   RequireNone(reasons, options.mode, source);

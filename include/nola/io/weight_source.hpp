@@ -7,8 +7,11 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
+#include "nola/io/foreign_format.hpp"
 #include "nola/io/mapped_file.hpp"
 #include "nola/io/safetensors.hpp"
 #include "nola/io/strict_json.hpp"
@@ -88,7 +91,9 @@ class WeightSource {
     try {
       json = ParseStrictJson(index.Bytes(), kDepth);
     } catch (const FileError& error) {
-      Fail(std::string("not an index of shards: ") + error.what());
+      const std::string_view other = ForeignFormat(index.Bytes());
+      Fail("not an index of shards" + (other.empty() || other == kJsonText ? std::string(": ") + error.what()
+                                                                           : Message({" but ", other})));
     }
     const JsonValue* const map = json.Find("weight_map");
     if (map == nullptr || !map->IsObject()) Fail("not an index of shards: it has no weight_map");
