@@ -57,7 +57,8 @@ class AdapterLoad {
       if (anyBase_) {
         if (report_.otherBase.empty()) report_.otherBase.emplace_back(AdapterLoadReport::kRest);
       } else {
-        report_.mismatched.push_back("weights outside of its layers differ from those it was trained on");
+        report_.mismatched.push_back(
+            "weights outside of its layers differ from those it was trained on (anyBase allows it)");
       }
     }
   }
@@ -91,7 +92,7 @@ class AdapterLoad {
     }
     const bool isOtherBase = record.IsBaseFrozen() && record.base != weights_.OfLayer(record.path);
     if (isOtherBase && !anyBase_) {
-      return mismatch(" has other weights than those that its adapter was trained on");
+      return mismatch(" has other weights than those that its adapter was trained on (anyBase allows it)");
     }
     const std::string prefix = record.path + ".base_layer.";
     const std::vector<ConstParameter<T>> trained =
