@@ -1,6 +1,8 @@
 // Adapting a whole network by path, and merging it back.
 #include <memory>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "catch.hpp"
@@ -351,4 +353,147 @@ TEST_CASE("a clone of an adapted network is adapted, and shares nothing with it"
   MergeAdapters(*clone);
   RandomizeParameters(*clone, 12);
   REQUIRE(test::Snapshot<double>(*network.root) == before);
+}
+
+namespace {
+
+/// Two dense layers, one of which refuses to be replaced.
+class Picky final : public nola::LayerBase<double> {
+ public:
+  explicit Picky(bool memory) : nola::LayerBase<double>(4, 4), memory_(memory) {
+    AddChild("a", std::make_shared<DenseLayer<double>>(4, 4, true, 1U));
+    AddChild("b", std::make_shared<DenseLayer<double>>(4, 4, true, 2U));
+    AddParameter("scale", Tensor<double>::Ones(1, 4));
+  }
+  std::string LayerType() const override { return "Picky"; }
+  std::shared_ptr<ILayer<double>> Clone() const override { return std::make_shared<Picky>(*this); }
+  void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<double>> layer) override {
+    if (name == "b" && !memory_) throw ConfigError("Picky: b stays");
+    LayerBase<double>::ReplaceChild(name, std::move(layer));
+    if (name == "b") throw std::bad_alloc();  // too late: b is replaced already
+  }
+
+ protected:
+  void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output, Gradients) override {
+    output = input;
+  }
+  void ComputeBackward(const nola::TensorRef<double>& gradient, Tensor<double>& inputGradient,
+                       Gradients) override {
+    inputGradient = gradient;
+  }
+  void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output) const override {
+    output = Children()[1].layer->Infer(Children()[0].layer->Infer(input)).array().rowwise() *
+             Value(0).row(0).array();
+  }
+
+ private:
+  bool memory_;
+};
+
+}  // namespace
+
+TEST_CASE("a layer that refuses to have its child replaced leaves the network as it was") {
+  for (const bool memory : {false, true}) {
+    Sequential<double> network;
+    network.Emplace<DenseLayer<double>>("first", 4, 4, true, 3U).Emplace<Picky>("picky", memory);
+    network.Emplace<DenseLayer<double>>("last", 4, 4, true, 4U);
+    FindLayer(network, "picky.a")->SetTrainable(false);
+    FindLayer(network, "last")->SetTrainable(false);
+    const auto adapt = [&] { AdaptLayers(network, Config({"*"})); };
+    if (memory) {
+      RequireRefused<std::bad_alloc>(network, adapt);
+    } else {
+      RequireRefused<ConfigError>(network, adapt);
+    }
+    REQUIRE(network.Layer(0)->LayerType() == "DenseLayer");
+    REQUIRE(network.GetParameters().size() == 20 + 20 + 4);
+    REQUIRE_NOTHROW(AdaptLayers(network, Config({"first", "picky.a"})));
+    REQUIRE_FALSE(FindLayer(network, "last")->SupportsTraining());
+  }
+}
+
+TEST_CASE("a merge that a layer refuses leaves the adapters where they are") {
+  auto picky = std::make_shared<Picky>(false);
+  Sequential<double> network;
+  network.Add("first", std::make_shared<LoRAAdapter<double>>(std::make_shared<DenseLayer<double>>(4, 4), 2));
+  auto inner = std::make_shared<Sequential<double>>();
+  inner->Emplace<DenseLayer<double>>("fc", 4, 4);
+  network.Add("picky", picky).Add("inner", inner);
+  AdaptLayers(network, Config({"picky.a", "inner.fc"}));
+  picky->Children()[1].layer->SetTrainable(true);
+  const std::string type = FindLayer(network, "picky.a")->LayerType();
+  REQUIRE(type == "NOLAAdapter");
+  // An adapter in the place that cannot be given back: put there past the refusal, as a constructor would.
+  class Stubborn final : public nola::LayerBase<double> {
+   public:
+    Stubborn() : nola::LayerBase<double>(4, 4) {
+      AddChild("fc", std::make_shared<LoRAAdapter<double>>(
+                         std::make_shared<DenseLayer<double>>(4, 4, true, 5U), 2));
+    }
+    std::string LayerType() const override { return "Stubborn"; }
+    std::shared_ptr<ILayer<double>> Clone() const override { return std::make_shared<Stubborn>(*this); }
+    void ReplaceChild(const std::string&, std::shared_ptr<ILayer<double>>) override {
+      throw UnsupportedError("Stubborn: no");
+    }
+
+   protected:
+    void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output, Gradients) override {
+      output = input;
+    }
+    void ComputeBackward(const nola::TensorRef<double>&, Tensor<double>&, Gradients) override {}
+    void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output) const override {
+      output = Children()[0].layer->Infer(input);
+    }
+  };
+  network.Emplace<Stubborn>("stubborn");
+  RequireRefused<UnsupportedError>(network, [&] { MergeAdapters(network); });
+  REQUIRE(FindLayer(network, "picky.a")->LayerType() == "NOLAAdapter");
+  REQUIRE(FindLayer(network, "inner.fc")->LayerType() == "NOLAAdapter");
+}
+
+TEST_CASE("a factory that gives one adapter to two layers is refused") {
+  const Network network;
+  std::shared_ptr<LoRAAdapter<double>> made;
+  RequireRefused<ConfigError>(*network.root, [&] {
+    AdaptLayers<double>(*network.root, {"*.query"},
+                        [&](const std::string&, std::shared_ptr<ILayer<double>> layer, Index) {
+                          if (!made) made = std::make_shared<LoRAAdapter<double>>(std::move(layer), 2);
+                          return made;
+                        });
+  });
+}
+
+TEST_CASE("a network in which one object has two places is neither adapted nor merged") {
+  const Network network;
+  dynamic_cast<Sequential<double>&>(*network.At("blocks.1")).Add("tied", network.At("blocks.0.mix"));
+  RequireRefused<ConfigError>(*network.root, [&] { AdaptLayers(*network.root, Config({"*.query"})); });
+  RequireRefused<ConfigError>(*network.root, [&] { MergeAdapters(*network.root); });
+}
+
+TEST_CASE("a network that is a dense layer or an adapter itself is told to be put into a Sequential") {
+  const auto dense = std::make_shared<DenseLayer<double>>(4, 4);
+  LoRAAdapter<double> adapter(dense, 2);
+  for (ILayer<double>* network :
+       {static_cast<ILayer<double>*>(dense.get()), static_cast<ILayer<double>*>(&adapter)}) {
+    const std::string error = ErrorOf<ConfigError>([&] { AdaptLayers(*network, Config({"*"})); });
+    INFO(error);
+    REQUIRE(error.find("Sequential") != std::string::npos);
+  }
+  REQUIRE(ErrorOf<ConfigError>([&] { MergeAdapters<double>(adapter); }).find("Sequential") !=
+          std::string::npos);
+  REQUIRE(MergeAdapters<double>(*dense).empty());
+}
+
+TEST_CASE("adapting more of a network leaves what trains in the adapters that are there") {
+  const Network network;
+  AdaptLayers<double>(*network.root, {"*.query"},
+                      [](const std::string&, std::shared_ptr<ILayer<double>> layer, Index) {
+                        return std::make_shared<LoRAAdapter<double>>(std::move(layer), 2, -1, 42, false);
+                      });
+  network.At("blocks.0.query.base_layer")->SetTrainable(false);
+  network.At("blocks.1.query")->SetTrainable(false);
+  AdaptLayers(*network.root, Config({"*.value"}));
+  REQUIRE_FALSE(network.At("blocks.0.query.base_layer")->SupportsTraining());
+  REQUIRE(network.At("blocks.0.query")->SupportsTraining());
+  REQUIRE_FALSE(network.At("blocks.1.query")->SupportsTraining());
 }

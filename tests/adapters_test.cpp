@@ -832,3 +832,61 @@ TEST_CASE("replacing the base of an adapter that trains it is seen at once") {
   REQUIRE(adapter.Forward(input) == other->Infer(input));
   RequireRefused<ShapeError>(adapter, [&] { adapter.ReplaceChild("base_layer", Dense<double>(6, 6)); });
 }
+
+TEST_CASE("a frozen base stands in one place of a network, unless it is dense and all its places are bases") {
+  const auto lora = [](const std::shared_ptr<ILayer<double>>& base, bool freeze = true) {
+    return std::make_shared<LoRAAdapter<double>>(base, 2, -1, 42, freeze);
+  };
+  const auto dense = Dense<double>(4, 4);
+  Sequential<double> network;
+  network.Add("a", lora(dense)).Add("b", lora(dense));
+  RequireRefused<ConfigError>(network, [&] { network.Add("c", dense); });
+  RequireRefused<ConfigError>(network, [&] { network.Add("c", lora(dense, false)); });
+  const std::string error = ErrorOf<ConfigError>([&] { network.Add("c", dense); });
+  INFO(error);
+  REQUIRE(error.find("'a.base_layer'") != std::string::npos);
+  REQUIRE(error.find("'c'") != std::string::npos);
+  REQUIRE_NOTHROW(network.Add("c", lora(dense)));
+
+  auto chain = std::make_shared<Sequential<double>>();  // keeps a pass: no two may run it
+  chain->Add("fc", Dense<double>(4, 4));
+  Sequential<double> other;
+  other.Add("a", lora(chain));
+  RequireRefused<ConfigError>(other, [&] { other.Add("b", lora(chain)); });
+  RequireRefused<ConfigError>(other, [&] { other.Add("b", chain); });
+  RequireRefused<ConfigError>(other, [&] { other.Add("b", chain->Layer(0)); });
+  REQUIRE_THROWS_AS(chain->Add("above", other.Layer(0)), ConfigError);  // would be its own base
+  REQUIRE_NOTHROW(other.ReplaceChild("a", lora(chain, false)));
+  REQUIRE_NOTHROW(other.ReplaceChild("a", chain));
+}
+
+TEST_CASE("the mode of an adapter reaches a frozen base that keeps something") {
+  auto base = std::make_shared<Sequential<double>>();
+  base->Add("fc", Dense<double>(4, 4)).Emplace<nola::Tanh<double>>("act", 4);
+  base->SetTrainingMode(false);  // it was evaluated before it was adapted
+  LoRAAdapter<double> adapter(base, 2);
+  adapter.SetTrainingMode(true);
+  const Tensor<double> input = RandomTensor<double>(3, 4, 88);
+  adapter.Forward(input);
+  REQUIRE_NOTHROW(adapter.Backward(input));
+}
+
+TEST_CASE("two networks with one frozen dense base train on a thread each") {
+  const auto base = Dense<float>(8, 8);
+  const Tensor<float> input = RandomTensor<float>(4, 8, 89);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {  // the thread sanitizer sees any write to the base
+      Sequential<float> network;
+      network.Add("fc", std::make_shared<LoRAAdapter<float>>(base, 2));
+      for (int step = 0; step < 50; ++step) {
+        network.SetTrainingMode(true);
+        network.Backward(network.Forward(input));
+        network.UpdateParameters(0.01F);
+        network.ResetState();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  REQUIRE(base->Weights() == Dense<float>(8, 8)->Weights());
+}

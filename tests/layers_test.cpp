@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <new>
 #include <numbers>
 #include <string>
 #include <thread>
@@ -549,4 +550,108 @@ TEST_CASE("a path matches a pattern with stars and question marks") {
   REQUIRE(PathMatches("fc?", "fc1"));
   REQUIRE_FALSE(PathMatches("fc?", "fc12"));
   REQUIRE_FALSE(PathMatches("*.query", "subquery"));
+}
+
+TEST_CASE("one layer object at two places is refused, with both paths named") {
+  const auto shared = std::make_shared<DenseLayer<double>>(3, 3);
+  Sequential<double> network;
+  network.Add("first", shared).Emplace<nola::Tanh<double>>("bend", 3);
+  const auto requireRefused = [&](const std::shared_ptr<ILayer<double>>& layer, const std::string& place,
+                                  const std::string& other) {
+    const std::string error = ErrorOf<ConfigError>([&] { network.Add("last", layer); });
+    INFO(error);
+    REQUIRE(error.find("'" + place + "'") != std::string::npos);
+    REQUIRE(error.find("'" + other + "'") != std::string::npos);
+  };
+  requireRefused(shared, "last", "first");
+
+  auto deeper = std::make_shared<Sequential<double>>();
+  auto inner = std::make_shared<Sequential<double>>();
+  inner->Add("tied", shared);
+  deeper->Add("inner", inner);
+  requireRefused(deeper, "last.inner.tied", "first");
+  RequireRefused<ConfigError>(network, [&] { network.ReplaceChild("bend", deeper); });
+
+  Sequential<double> other;  // the same two the other way round
+  other.Add("deeper", deeper);
+  RequireRefused<ConfigError>(other, [&] { other.Add("last", shared); });
+  RequireRefused<ConfigError>(other, [&] { other.Add("last", inner); });
+  REQUIRE(network.LayerCount() == 2);
+  REQUIRE(network.OutputSize() == 3);
+
+  REQUIRE_NOTHROW(network.ReplaceChild("first", shared));  // itself
+  REQUIRE_NOTHROW(network.ReplaceChild("first", deeper));  // what holds it
+  REQUIRE_NOTHROW(network.ReplaceChild("first", shared));
+  REQUIRE_NOTHROW(network.Add("copy", shared->Clone()));
+}
+
+TEST_CASE("layers in a circle are refused") {
+  const auto a = std::make_shared<Sequential<float>>();
+  const auto b = std::make_shared<Sequential<float>>();
+  const auto c = std::make_shared<Sequential<float>>();
+  for (const auto& chain : {a, b, c}) chain->Emplace<DenseLayer<float>>("fc", 4, 4);
+  a->Add("b", b);
+  b->Add("c", c);
+  REQUIRE_THROWS_AS(a->Add("a", a), ConfigError);
+  REQUIRE_THROWS_AS(b->Add("a", a), ConfigError);
+  REQUIRE_THROWS_AS(c->Add("a", a), ConfigError);
+  REQUIRE_THROWS_AS(c->ReplaceChild("fc", a), ConfigError);
+  REQUIRE(ErrorOf<ConfigError>([&] { c->Add("a", a); }).find("'a.b.c'") != std::string::npos);
+  REQUIRE(a->ParameterCount() == 60);
+}
+
+TEST_CASE("CheckTree finds what two places came to share after they were put in") {
+  const auto left = std::make_shared<Sequential<float>>();
+  const auto right = std::make_shared<Sequential<float>>();
+  Sequential<float> network;
+  for (const auto& chain : {left, right}) chain->Emplace<DenseLayer<float>>("fc", 4, 4);
+  network.Add("left", left).Add("right", right);
+  REQUIRE_NOTHROW(nola::CheckTree(network));
+  right->Add("tied", left->Layer(0));  // neither sees the other
+  const std::string error = ErrorOf<ConfigError>([&] { nola::CheckTree(network); });
+  INFO(error);
+  REQUIRE(error.find("'left.fc'") != std::string::npos);
+  REQUIRE(error.find("'right.tied'") != std::string::npos);
+}
+
+TEST_CASE("replacing several layers replaces all of them or none") {
+  const auto network = SmallNetwork<double>();
+  const auto encoder = nola::FindLayer(*network, "encoder");
+  nola::FindLayer(*network, "encoder.in")->SetTrainable(false);
+  const auto dense = [](Index inputs, Index outputs) {
+    return std::make_shared<DenseLayer<double>>(inputs, outputs, true, 77U);
+  };
+  RequireRefused<ShapeError>(*network, [&] {
+    nola::ReplaceLayers(*network,
+                        {{"head", dense(3, 2)}, {"encoder.in", dense(4, 5)}, {"squash", dense(4, 5)}});
+  });
+  RequireRefused<ConfigError>(*network, [&] {
+    nola::ReplaceLayers(*network, {{"head", dense(3, 2)}, {"nowhere", dense(3, 2)}});
+  });
+  const auto twice = dense(5, 5);  // the same object in two parents, neither of which sees the other
+  RequireRefused<ConfigError>(*network, [&] {
+    auto wide = std::make_shared<Sequential<double>>();
+    wide->Add("fc", dense(3, 5)).Add("tied", twice).Add("back", dense(5, 2));
+    nola::ReplaceLayers(*network, {{"head", wide}, {"encoder.act", twice}});
+  });
+  RequireRefused<std::bad_alloc>(*network, [&] {
+    nola::ReplaceLayers(*network, {{"encoder.in", dense(4, 5)}}, [&] {
+      network->SetTrainable(false);
+      throw std::bad_alloc();
+    });
+  });
+  REQUIRE(nola::FindLayer(*network, "encoder") == encoder);
+  nola::ReplaceLayers(*network, {{"head", dense(3, 2)}, {"encoder.in", dense(4, 5)}});
+  REQUIRE(nola::FindLayer(*network, "encoder.in")->SupportsTraining());
+}
+
+TEST_CASE("an empty chain inside of a chain passes everything on") {
+  Sequential<double> network;
+  REQUIRE(network.Parameters().empty());
+  REQUIRE(network.ParameterCount() == 0);
+  REQUIRE(network.Forward(Tensor<double>(3, 0)).rows() == 3);
+  REQUIRE(network.Backward(Tensor<double>(3, 0)).rows() == 3);
+  REQUIRE_NOTHROW(network.UpdateParameters(0.1));
+  REQUIRE_NOTHROW(nola::CheckTree(network));
+  REQUIRE_NOTHROW(nola::ReplaceLayers(network, {}));
 }

@@ -1,5 +1,6 @@
 // Training: losses, optimizers, schedule, clipping, the minibatch loop and its progress line.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -618,4 +619,18 @@ TEST_CASE("a progress line rewrites itself, ends with the last step, and is sile
   REQUIRE(text.find("nola  step 1/3  loss 1.5000  rate 0.01000") != std::string::npos);
   REQUIRE(text.find("step 2/3") == std::string::npos);  // within a tenth of a second of the first
   REQUIRE(text.find("step 3/3") != std::string::npos);
+}
+
+TEST_CASE("an optimizer and a trainer refuse a network in which one object has two places") {
+  auto left = std::make_shared<Sequential<float>>();
+  auto right = std::make_shared<Sequential<float>>();
+  left->Emplace<DenseLayer<float>>("fc", 4, 4);
+  right->Emplace<DenseLayer<float>>("fc", 4, 4);
+  Sequential<float> network;
+  network.Add("left", left).Add("right", right);
+  AdamW<float> before(network);
+  right->Add("tied", left->Layer(0));
+  REQUIRE_THROWS_AS(AdamW<float>(network), ConfigError);
+  REQUIRE_THROWS_AS(SGD<float>(network), ConfigError);
+  REQUIRE_THROWS_AS(Trainer<float>(network, before, {}), ConfigError);
 }

@@ -190,3 +190,10 @@ TEST_CASE("a block refuses layers that do not fit together") {
   REQUIRE_THROWS_AS(odd.InferNext(RandomTensor<float>(1, 4, 1), cache.Block(0), 0, output),
                     nola::UnsupportedError);
 }
+
+TEST_CASE("a block of one layer object twice is refused") {
+  const auto norm = std::make_shared<nola::LayerNorm<double>>(4);
+  const auto attention = std::make_shared<nola::CausalSelfAttention<double>>(4, 2, 3);
+  const auto mlp = std::make_shared<nola::DenseLayer<double>>(4, 4);
+  REQUIRE_THROWS_AS(nola::TransformerBlock<double>(norm, attention, norm, mlp), nola::ConfigError);
+}

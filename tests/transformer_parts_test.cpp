@@ -274,3 +274,8 @@ TEST_CASE("attention infers the same from many threads at once") {
   for (std::thread& thread : threads) thread.join();
   REQUIRE(same == std::vector<int>(4, 20));
 }
+
+TEST_CASE("attention of one layer object four times is refused") {
+  const auto dense = std::make_shared<DenseLayer<double>>(4, 4);
+  REQUIRE_THROWS_AS(CausalSelfAttention<double>(2, 3, dense, dense, dense, dense), ConfigError);
+}

@@ -48,22 +48,44 @@ inline bool MatchesAny(const std::vector<std::string>& patterns, const std::stri
                      [&](const auto& pattern) { return PathMatches(pattern, path); });
 }
 
+/// @throws ConfigError for a network that is an adapter: it has no path to be found and saved by.
+template <std::floating_point T>
+void RequireNoAdapter(const char* function, const ILayer<T>& network) {
+  if (dynamic_cast<const ILoRAAdapter<T>*>(&network) == nullptr) return;
+  throw ConfigError(Message({function, ": the network itself is a ", network.LayerType(),
+                             ", which no path leads to; put it into a Sequential"}));
+}
+
+/// @throws ConfigError also for one that is a dense layer: an adapter needs a place to be put into.
+template <std::floating_point T>
+void RequirePlaces(const char* function, const ILayer<T>& network) {
+  RequireNoAdapter(function, network);
+  if (dynamic_cast<const DenseLayer<T>*>(&network) == nullptr) return;
+  throw ConfigError(Message({function,
+                             ": the network itself is a DenseLayer, in whose place no adapter can "
+                             "be put; put it into a Sequential"}));
+}
+
 }  // namespace detail
 
 /// Puts an adapter around every dense layer of a network whose path matches one of the patterns, and freezes
 /// the rest but for the layers in trainableModules and below them, which are not adapted. Layers that are
-/// adapters already stay as they are. All adapters are made before the first one is put in: after an error
-/// the network is as it was.
+/// adapters already stay as they are. All adapters are made before the first one is put in, and all are put
+/// in or none: after an error, a layer's refusal to have its child replaced included, the network is as it
+/// was.
 /// @param factory  see AdapterFactory. @return the paths adapted, in order.
-/// @throws ConfigError if a pattern matches no layer, ShapeError if the factory makes an adapter of other
-/// sizes, and what the factory throws.
+/// @throws ConfigError if a pattern matches no layer, if the network itself is a dense layer or an adapter,
+/// or if a layer object stands in two places (see CheckTree); ShapeError if the factory makes an adapter of
+/// other sizes, and what the factory throws.
 template <std::floating_point T>
 std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::string>& targetModules,
                                      const std::type_identity_t<AdapterFactory<T>>& factory,
                                      const std::vector<std::string>& trainableModules = {}) {
-  std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> dense;
-  std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> trainable;
-  std::vector<std::shared_ptr<ILayer<T>>> unmarked;  // what freezing the rest must leave as it is
+  detail::RequirePlaces("AdaptLayers", network);
+  CheckTree(network);
+  LayerReplacements<T> dense;
+  LayerReplacements<T> trainable;
+  std::vector<detail::TrainableMarks<T>> unmarked;  // what freezing the rest must leave as it is
   const auto trainsAsItIs = [&](const std::string& path) {
     return std::any_of(trainable.begin(), trainable.end(), [&](const auto& entry) {
       return path == entry.first || path.starts_with(entry.first + ".");
@@ -71,7 +93,7 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
   };
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     if (dynamic_cast<const ILoRAAdapter<T>*>(layer.get()) != nullptr) {
-      if (layer->SupportsTraining()) unmarked.push_back(layer);
+      unmarked.emplace_back(*layer);
       return false;
     }
     if (detail::MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
@@ -93,24 +115,24 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
   requireMatch(trainableModules, trainable, "");
 
   std::vector<std::string> paths;
-  std::vector<std::shared_ptr<ILoRAAdapter<T>>> adapters;
+  LayerReplacements<T> adapters;
   for (const auto& [path, layer] : dense) {
     if (!detail::MatchesAny(targetModules, path)) continue;
-    if (layer->SupportsTraining()) unmarked.push_back(layer);
-    adapters.push_back(factory(path, layer, static_cast<Index>(paths.size())));
-    if (!adapters.back()) throw ConfigError("AdaptLayers: the factory made no adapter for '" + path + "'");
-    if (adapters.back()->InputSize() != layer->InputSize() ||
-        adapters.back()->OutputSize() != layer->OutputSize()) {
+    std::shared_ptr<ILayer<T>> adapter = factory(path, layer, static_cast<Index>(paths.size()));
+    if (!adapter) throw ConfigError("AdaptLayers: the factory made no adapter for '" + path + "'");
+    if (adapter->InputSize() != layer->InputSize() || adapter->OutputSize() != layer->OutputSize()) {
       throw ShapeError("AdaptLayers: the factory's adapter for '" + path +
                        "' has other sizes than the layer");
     }
+    unmarked.emplace_back(*adapter);
+    adapters.emplace_back(path, std::move(adapter));
     paths.push_back(path);
   }
-
-  network.SetTrainable(false);
-  for (const std::shared_ptr<ILayer<T>>& layer : unmarked) layer->SetTrainable(true);
-  for (std::size_t i = 0; i < paths.size(); ++i) ReplaceLayer<T>(network, paths[i], adapters[i]);
-  for (const auto& entry : trainable) entry.second->SetTrainable(true);
+  ReplaceLayers(network, adapters, [&] {  // frozen bases are no longer listed: freezing does not mark them
+    network.SetTrainable(false);
+    for (const detail::TrainableMarks<T>& marks : unmarked) marks.Restore();
+    for (const auto& entry : trainable) entry.second->SetTrainable(true);
+  });
   return paths;
 }
 
@@ -141,20 +163,22 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& co
 
 /// Puts the merged dense layer in the place of every adapter, and makes the whole network trainable again.
 /// All layers are merged before the first one is put in. @return the paths merged, in order.
-/// @throws UnsupportedError if a base layer has no dense weight; the network is then as it was.
+/// @throws UnsupportedError if a base layer has no dense weight, ConfigError if the network itself is an
+/// adapter (which has MergeToOriginalLayer) or a layer object stands in two places; the network is then as it
+/// was.
 template <std::floating_point T>
 std::vector<std::string> MergeAdapters(ILayer<T>& network) {
+  detail::RequireNoAdapter("MergeAdapters", network);
   std::vector<std::string> paths;
-  std::vector<std::shared_ptr<ILayer<T>>> merged;
+  LayerReplacements<T> merged;
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     const auto* adapter = dynamic_cast<const ILoRAAdapter<T>*>(layer.get());
     if (adapter == nullptr) return true;
-    merged.push_back(adapter->MergeToOriginalLayer());
+    merged.emplace_back(path, adapter->MergeToOriginalLayer());
     paths.push_back(path);
     return false;
   });
-  for (std::size_t i = 0; i < paths.size(); ++i) ReplaceLayer<T>(network, paths[i], merged[i]);
-  network.SetTrainable(true);
+  ReplaceLayers(network, merged, [&] { network.SetTrainable(true); });
   return paths;
 }
 

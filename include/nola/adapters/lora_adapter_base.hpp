@@ -52,6 +52,8 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
     return frozenBase_ ? frozenBase_ : this->Children()[0].layer;
   }
   bool IsBaseLayerFrozen() const final { return frozenBase_ != nullptr; }
+  /// The base if it is frozen, which others may have too if it is a DenseLayer.
+  UnlistedLayer<T> Unlisted() const final { return {"base_layer", frozenBase_, statelessBase_ != nullptr}; }
   Index Rank() const final { return rank_; }
   T Alpha() const final { return alpha_; }
   T Scaling() const final { return alpha_ / static_cast<T>(rank_); }
@@ -163,7 +165,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
   }
 
   void ForgetForward() final {
-    BaseLayer()->ResetState();
+    if (statelessBase_ == nullptr) BaseLayer()->ResetState();  // another thread may be using a shared one
     input_.resize(0, 0);
     projected_.resize(0, 0);
     projectedGradient_.resize(0, 0);

@@ -1,13 +1,14 @@
 // Putting adapters that come from a file into a network, all of them or none.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/adapters/adapt_layers.hpp"
 #include "nola/io/weight_fingerprint.hpp"
 #include "nola/layers/layer_tree.hpp"
 
@@ -16,8 +17,10 @@ namespace nola {
 namespace detail {
 
 /// The layers of a network by path, not looking inside of adapters.
+/// @throws ConfigError for a network that is a dense layer or an adapter: nothing can be put in its place.
 template <std::floating_point T>
 std::map<std::string, std::shared_ptr<ILayer<T>>> LayersByPath(const ILayer<T>& network) {
+  RequirePlaces("Placing adapters", network);
   std::map<std::string, std::shared_ptr<ILayer<T>>> layers;
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     layers.emplace(path, layer);
@@ -34,29 +37,25 @@ std::shared_ptr<ILayer<T>> LayerToAdapt(const std::shared_ptr<ILayer<T>>& layer)
 }
 
 /// Puts the adapters in, by path, and freezes everything else but `trainable` and adapters that stay.
-/// @throws what ReplaceChild throws; the network is then as it was.
+/// @throws what ReplaceLayers throws; the network is then as it was.
 template <std::floating_point T>
-void PlaceAdapters(ILayer<T>& network,
-                   const std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>>& adapters,
+void PlaceAdapters(ILayer<T>& network, const LayerReplacements<T>& adapters,
                    const std::vector<std::shared_ptr<ILayer<T>>>& trainable = {}) {
   if (adapters.empty() && trainable.empty()) return;
-  const auto layers = LayersByPath(network);
-  std::size_t placed = 0;
-  try {
-    for (; placed < adapters.size(); ++placed) {
-      ReplaceLayer<T>(network, adapters[placed].first, adapters[placed].second);
-    }
-  } catch (...) {
-    while (placed-- > 0) ReplaceLayer<T>(network, adapters[placed].first, layers.at(adapters[placed].first));
-    throw;
-  }
-  // Frozen bases are no longer among the network's children: freezing does not mark them.
   std::vector<std::shared_ptr<ILayer<T>>> training = trainable;
-  for (const PlacedAdapter<T>& adapter : FindAdapters(network)) {
-    if (adapter.layer->SupportsTraining()) training.push_back(adapter.layer);
+  const auto addIfItTrains = [&](const std::shared_ptr<ILayer<T>>& adapter) {
+    if (adapter->SupportsTraining()) training.push_back(adapter);
+  };
+  for (const PlacedAdapter<T>& present : FindAdapters(network)) {
+    const bool stays = std::none_of(adapters.begin(), adapters.end(),
+                                    [&](const auto& entry) { return entry.first == present.path; });
+    if (stays) addIfItTrains(present.layer);
   }
-  network.SetTrainable(false);
-  for (const std::shared_ptr<ILayer<T>>& layer : training) layer->SetTrainable(true);
+  for (const auto& [path, adapter] : adapters) addIfItTrains(adapter);
+  ReplaceLayers(network, adapters, [&] {  // frozen bases are no longer listed: freezing does not mark them
+    network.SetTrainable(false);
+    for (const std::shared_ptr<ILayer<T>>& layer : training) layer->SetTrainable(true);
+  });
 }
 
 }  // namespace detail

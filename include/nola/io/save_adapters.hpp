@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/adapters/adapt_layers.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/core/version.hpp"
 #include "nola/io/adapter_file.hpp"
@@ -70,6 +71,7 @@ std::string RestFingerprint(const WeightFingerprints<T>& weights,
 template <std::floating_point T>
 std::pair<std::vector<SafetensorsEntry>, SafetensorsMetadata> AdapterFileContent(
     const ILayer<T>& network, const AdapterSaveOptions& options, AdapterSaveReport& report) {
+  RequireNoAdapter("SaveAdapters", network);
   const std::vector<PlacedAdapter<T>> adapters = FindAdapters(network);
   if (adapters.empty()) throw ConfigError("SaveAdapters: the network has no adapter");
   const WeightFingerprints<T> weights(network);

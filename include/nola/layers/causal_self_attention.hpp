@@ -40,7 +40,7 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
                             MakeDense(width, bias, seed + 3)) {}
 
   /// Attention made of these layers, all [width x width].
-  /// @throws ConfigError as above or for a null layer, ShapeError if their sizes differ.
+  /// @throws ConfigError as above, for a null layer or the same one twice; ShapeError if their sizes differ.
   CausalSelfAttention(Index heads, Index sequenceLength, std::shared_ptr<ILayer<T>> query,
                       std::shared_ptr<ILayer<T>> key, std::shared_ptr<ILayer<T>> value,
                       std::shared_ptr<ILayer<T>> output)

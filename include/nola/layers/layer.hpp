@@ -37,6 +37,15 @@ struct NamedLayer {
   std::shared_ptr<ILayer<T>> layer;
 };
 
+/// What a layer runs without listing it. Shareable means that it keeps no state of a pass: several layers may
+/// run it then, as adapters do with one frozen DenseLayer.
+template <std::floating_point T>
+struct UnlistedLayer {
+  std::string name;
+  std::shared_ptr<ILayer<T>> layer;
+  bool isShareable = false;
+};
+
 /// A function from [batch x InputSize()] to [batch x OutputSize()] with parameters.
 ///
 /// Forward, Backward and Infer check shapes here, once; a layer implements the protected Compute functions.
@@ -146,13 +155,19 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   void SetTrainingMode(bool training) {
     training_ = training;
     for (const NamedLayer<T>& child : Children()) child.layer->SetTrainingMode(training);
+    const UnlistedLayer<T> base = Unlisted();
+    if (base.layer && !base.isShareable) base.layer->SetTrainingMode(training);
   }
   bool IsTrainingMode() const { return training_; }
 
   /// The layers whose parameters are listed here, in order.
   virtual std::span<const NamedLayer<T>> Children() const = 0;
+  /// The layer that this one runs without listing it or its parameters, under the name of a child: the frozen
+  /// base of an adapter. Null for other layers.
+  virtual UnlistedLayer<T> Unlisted() const { return {}; }
   /// Puts another layer in a child's place.
-  /// @throws ConfigError for an unknown name or a null layer, ShapeError if the sizes differ.
+  /// @throws ConfigError for an unknown name, a null layer or one that stands somewhere below this layer
+  /// already, itself or in part; ShapeError if the sizes differ.
   virtual void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) = 0;
 
   /// A deep copy that shares no memory with this layer.

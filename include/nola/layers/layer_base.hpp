@@ -5,10 +5,12 @@
 #include <cmath>
 #include <deque>
 #include <set>
+#include <type_traits>
 #include <utility>
 
 #include "nola/core/compiled.hpp"
 #include "nola/layers/layer.hpp"
+#include "nola/layers/layer_tree.hpp"
 
 namespace nola {
 
@@ -22,43 +24,12 @@ class LayerBase : public virtual ILayer<T> {
   Index OutputSize() const override { return outputSize_; }
 
   std::vector<Parameter<T>> Parameters() final {
-    std::vector<Parameter<T>> list;
-    for (const NamedLayer<T>& child : children_) {
-      for (Parameter<T>& parameter : child.layer->Parameters()) {
-        parameter.name = child.name + "." + parameter.name;
-        list.push_back(std::move(parameter));
-      }
-    }
     for (Slot& slot : slots_) {
       if (slot.trainable) slot.ReserveGradient();
-      Tensor<T>& gradient = slot.gradient;
-      list.push_back({slot.name,
-                      {slot.value.data(), slot.value.rows(), slot.value.cols()},
-                      {slot.trainable ? gradient.data() : nullptr, slot.trainable ? gradient.rows() : 0,
-                       slot.trainable ? gradient.cols() : 0},
-                      slot.trainable});
     }
-    return list;
+    return List<Parameter<T>>(*this);
   }
-
-  std::vector<ConstParameter<T>> Parameters() const final {
-    std::vector<ConstParameter<T>> list;
-    for (const NamedLayer<T>& child : children_) {
-      for (ConstParameter<T>& parameter : std::as_const(*child.layer).Parameters()) {
-        parameter.name = child.name + "." + parameter.name;
-        list.push_back(std::move(parameter));
-      }
-    }
-    for (const Slot& slot : slots_) {
-      const Tensor<T>& gradient = slot.gradient;
-      list.push_back({slot.name,
-                      {slot.value.data(), slot.value.rows(), slot.value.cols()},
-                      {slot.trainable ? gradient.data() : nullptr, slot.trainable ? gradient.rows() : 0,
-                       slot.trainable ? gradient.cols() : 0},
-                      slot.trainable});
-    }
-    return list;
-  }
+  std::vector<ConstParameter<T>> Parameters() const final { return List<ConstParameter<T>>(*this); }
 
   void ParametersChanged() override {
     for (const NamedLayer<T>& child : children_) child.layer->ParametersChanged();
@@ -135,7 +106,8 @@ class LayerBase : public virtual ILayer<T> {
   void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) override {
     for (NamedLayer<T>& child : children_) {
       if (child.name != name) continue;
-      CheckLayer(name, layer);
+      if (layer == child.layer) return;
+      detail::CheckNewChild<T>(*this, name, layer);
       if (layer->InputSize() != child.layer->InputSize() ||
           layer->OutputSize() != child.layer->OutputSize()) {
         throw ShapeError(Message({this->LayerType(), ": '", name, "' maps ", child.layer->InputSize(), " to ",
@@ -216,8 +188,11 @@ class LayerBase : public virtual ILayer<T> {
   }
 
   /// Lists a child. Its name must be new and contain no dot.
+  /// @throws ConfigError otherwise, for a null layer, and for one that is below this layer already, itself or
+  /// in part, or that this layer is below of. What becomes part of a child later is not seen here: CheckTree
+  /// sees it.
   void AddChild(std::string name, std::shared_ptr<ILayer<T>> layer) {
-    CheckLayer(name, layer);
+    detail::CheckNewChild<T>(*this, name, layer);
     if (name.empty() || name.find('.') != std::string::npos) {
       throw ConfigError(Message({this->LayerType(), ": '", name, "' is not a name: empty or with a dot"}));
     }
@@ -270,10 +245,26 @@ class LayerBase : public virtual ILayer<T> {
     }
   };
 
-  void CheckLayer(const std::string& name, const std::shared_ptr<ILayer<T>>& layer) const {
-    if (!layer) throw ConfigError(Message({this->LayerType(), ": layer '", name, "' is null"}));
-    if (layer.get() == this)
-      throw ConfigError(Message({this->LayerType(), ": '", name, "' is the layer itself"}));
+  /// The parameters as the entries of either list.
+  template <class Entry, class Self>
+  static std::vector<Entry> List(Self& self) {
+    std::vector<Entry> list;
+    for (const NamedLayer<T>& child : self.children_) {
+      std::conditional_t<std::is_const_v<Self>, const ILayer<T>, ILayer<T>>& layer = *child.layer;
+      for (Entry& parameter : layer.Parameters()) {
+        parameter.name = child.name + "." + parameter.name;
+        list.push_back(std::move(parameter));
+      }
+    }
+    for (auto& slot : self.slots_) {
+      auto& gradient = slot.gradient;
+      list.push_back({slot.name,
+                      {slot.value.data(), slot.value.rows(), slot.value.cols()},
+                      {slot.trainable ? gradient.data() : nullptr, slot.trainable ? gradient.rows() : 0,
+                       slot.trainable ? gradient.cols() : 0},
+                      slot.trainable});
+    }
+    return list;
   }
 
   /// Where a parameter of this layer is written without reserving its gradient, as Parameters() would:

@@ -20,13 +20,15 @@ class Sequential final : public LayerBase<T> {
   Sequential() : LayerBase<T>(0, 0) {}
 
   /// Appends a layer under a name without dots.
-  /// @throws ConfigError for a null layer or an unusable name, ShapeError if it does not fit the layer
-  /// before.
+  /// @throws ConfigError for a null layer, an unusable name, or a layer that stands in the chain already or
+  /// below one of it (see CheckTree); ShapeError if it does not fit the layer before.
   Sequential& Add(std::string name, std::shared_ptr<ILayer<T>> layer) {
     if (layer && !this->Children().empty() && layer->InputSize() != this->OutputSize()) {
       throw ShapeError(Message({"Sequential: '", name, "' takes ", layer->InputSize(),
                                 " inputs, the layer before it has ", this->OutputSize(), " outputs"}));
     }
+    buffers_.reserve(buffers_.size() + 1);  // nothing fails once the child is listed
+    widths_.reserve(widths_.size() + 1);
     this->AddChild(std::move(name), std::move(layer));
     buffers_.push_back(BufferFor(this->Children().back().layer->OutputSize()));
     this->SetSizes(this->Children().front().layer->InputSize(), this->Children().back().layer->OutputSize());

@@ -49,7 +49,7 @@ class TransformerBlock final : public LayerBase<T> {
                          MakeFeedForward(options)) {}
 
   /// A block of these layers, each from width to width.
-  /// @throws ConfigError for a null layer, ShapeError if their sizes differ.
+  /// @throws ConfigError for a null layer or the same one twice, ShapeError if their sizes differ.
   TransformerBlock(std::shared_ptr<ILayer<T>> attentionNorm, std::shared_ptr<ILayer<T>> attention,
                    std::shared_ptr<ILayer<T>> mlpNorm, std::shared_ptr<ILayer<T>> mlp)
       : LayerBase<T>(attentionNorm ? attentionNorm->InputSize() : 0,

@@ -9,6 +9,7 @@
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/layers/layer.hpp"
+#include "nola/layers/layer_tree.hpp"
 
 namespace nola {
 
@@ -74,7 +75,9 @@ class Optimizer {
   }
 
  protected:
+  /// @throws ConfigError if a layer object stands in two places of the network (see CheckTree).
   Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames) : network_(network) {
+    CheckTree(network);
     for (Parameter<T>& parameter : network.Parameters()) {
       if (parameter.trainable) parameters_.push_back(std::move(parameter));
     }

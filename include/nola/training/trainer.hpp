@@ -14,6 +14,7 @@
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/layers/layer.hpp"
+#include "nola/layers/layer_tree.hpp"
 #include "nola/random/random_stream.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/optimizer.hpp"
@@ -95,7 +96,8 @@ template <std::floating_point T>
 class Trainer {
  public:
   /// Network and optimizer must outlive the trainer.
-  /// @throws ConfigError for settings outside their ranges.
+  /// @throws ConfigError for settings outside their ranges, and if a layer object stands in two places of the
+  /// network (see CheckTree).
   Trainer(ILayer<T>& network, Optimizer<T>& optimizer, TrainingOptions options)
       : network_(network), optimizer_(optimizer), options_(std::move(options)) {
     if (options_.epochs < 1 || options_.batchSize < 1) {
@@ -110,6 +112,7 @@ class Trainer {
       throw ConfigError(
           Message({"Trainer: gradient norm ", options_.maxGradientNorm, ", expected 0 or more"}));
     }
+    CheckTree(network);
     CosineSchedule(options_.learningRate, 1, 0, options_.finalFraction);  // throws for settings it cannot use
   }
 
