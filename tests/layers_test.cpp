@@ -614,6 +614,26 @@ TEST_CASE("CheckTree finds what two places came to share after they were put in"
   REQUIRE(error.find("'right.tied'") != std::string::npos);
 }
 
+TEST_CASE("ParameterValues lists what Parameters lists, to be written to") {
+  const auto network = SmallNetwork<double>();
+  const auto values = network->ParameterValues();
+  const auto parameters = network->Parameters();
+  REQUIRE(values.size() == parameters.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    REQUIRE(values[i].name == parameters[i].name);
+    REQUIRE(values[i].value.data() == parameters[i].value.data());
+    REQUIRE(values[i].value.rows() == parameters[i].value.rows());
+  }
+}
+
+TEST_CASE("a dense layer that is to be loaded starts at zero") {
+  const DenseLayer<float> layer(3, 2, true, 42, nola::Initialization::none);
+  REQUIRE(layer.Weights().isZero(0));
+  REQUIRE(layer.HasBias());
+  REQUIRE(layer.Biases().isZero(0));
+  REQUIRE_FALSE(DenseLayer<float>(3, 2, false, 42, nola::Initialization::none).HasBias());
+}
+
 TEST_CASE("replacing several layers replaces all of them or none") {
   const auto network = SmallNetwork<double>();
   const auto encoder = nola::FindLayer(*network, "encoder");

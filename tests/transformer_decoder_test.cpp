@@ -1,7 +1,9 @@
 // TransformerDecoder: gradients, tied head, recomputation, cached generation and what a step allocates.
+#include <cmath>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "catch.hpp"
@@ -183,4 +185,46 @@ TEST_CASE("a copy of a decoder shares nothing with it") {
   REQUIRE(SameBits(copy->Infer(tokens), before));
   test::RandomizeParameters(*copy, 5);
   REQUIRE(SameBits(decoder.Infer(tokens), before));
+}
+
+TEST_CASE("a decoder that is to be loaded is not drawn, and one that is drawn has its old numbers") {
+  nola::TransformerDecoderOptions options = kSmall;
+  options.tiedHead = GENERATE(true, false);
+  const TransformerDecoder<double> drawn(options);
+  options.initialization = nola::Initialization::none;
+  TransformerDecoder<double> empty(options);
+  REQUIRE(empty.GetParameterNames() == drawn.GetParameterNames());
+  std::uint64_t seed =
+      42;  // one a tensor that is no layer norm's, in the order of the list but the tables first
+  const auto requireDrawn = [](const nola::ConstParameter<double>& parameter, std::uint64_t of,
+                               double deviation) {
+    nola::RandomStream random(of, nola::RandomPurpose::weights);
+    const bool isTable = parameter.name.ends_with("embedding.weight");  // row by row, all others by columns
+    for (Index i = 0; i < parameter.value.size(); ++i) {
+      const double value = isTable ? parameter.value.data()[i] : parameter.value.reshaped()(i);
+      REQUIRE(value == deviation * random.NextNormal<double>());
+    }
+  };
+  const auto zeros = std::as_const(empty).Parameters();
+  std::size_t at = 0;
+  for (const nola::ConstParameter<double>& parameter : drawn.Parameters()) {
+    INFO(parameter.name);
+    const auto& zero = zeros[at++].value;
+    if (parameter.name.find("norm.") != std::string::npos) {
+      REQUIRE(zero == parameter.value);
+    } else {
+      REQUIRE(zero.isZero(0));
+      const bool joins =
+          parameter.name.ends_with("output.weight") || parameter.name.ends_with("projection.weight");
+      if (parameter.name.ends_with("bias")) {
+        REQUIRE(parameter.value.isZero(0));
+      } else {
+        requireDrawn(parameter, seed, joins ? 0.02 / std::sqrt(4.0) : 0.02);
+      }
+      ++seed;
+    }
+  }
+  empty.SetParameters(drawn.GetParameters());
+  const Tensor<double> tokens = RandomTokens<double>(5, 7, 1);
+  REQUIRE(SameBits(empty.Infer(tokens), drawn.Infer(tokens)));
 }

@@ -2,6 +2,7 @@
 #include "counting_allocator.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "catch.hpp"
@@ -82,4 +83,26 @@ TEST_CASE("with recomputation another block costs little more than its input") {
   CAPTURE(kept, recomputed, input);
   REQUIRE(kept > 10 * input);
   REQUIRE(recomputed < 3 * input);  // Sequential's copy and the block's, and the optimizer's few numbers
+}
+
+TEST_CASE("building a decoder takes the memory of its weights, and writing them no more") {
+  if (!test::kCountsAllocations) return;
+  for (const bool tied : {true, false}) {
+    std::unique_ptr<nola::TransformerDecoder<float>> decoder;
+    const auto build = [&] {
+      decoder = std::make_unique<nola::TransformerDecoder<float>>(nola::TransformerDecoderOptions{
+          .vocabularySize = 64, .positions = 16, .width = 128, .blocks = 3, .heads = 2, .tiedHead = tied});
+    };
+    const std::int64_t peak = test::PeakBytesOf(build);
+    const auto weights = static_cast<std::int64_t>(sizeof(float)) * decoder->ParameterCount();
+    CAPTURE(peak, weights);
+    REQUIRE(peak <= weights + weights / 10);
+    const std::int64_t kept = test::BytesKeptBy([&] {
+      for (auto& parameter : decoder->ParameterValues()) parameter.value.setConstant(0.5F);
+      decoder->ParametersChanged();
+      decoder->SetTrainable(false);
+      decoder->Parameters();
+    });
+    REQUIRE(kept < 4096);
+  }
 }

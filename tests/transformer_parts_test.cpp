@@ -279,3 +279,9 @@ TEST_CASE("attention of one layer object four times is refused") {
   const auto dense = std::make_shared<DenseLayer<double>>(4, 4);
   REQUIRE_THROWS_AS(CausalSelfAttention<double>(2, 3, dense, dense, dense, dense), ConfigError);
 }
+
+TEST_CASE("parts that are to be loaded start at zero") {
+  REQUIRE(Embedding<float>(5, 4, 42, 0.02, nola::Initialization::none).Weights().isZero(0));
+  REQUIRE(
+      CausalSelfAttention<float>(4, 2, 3, true, 42, nola::Initialization::none).GetParameters().isZero(0));
+}

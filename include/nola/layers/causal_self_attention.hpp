@@ -34,10 +34,12 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
   /// @param sequenceLength  rows of one sequence in Forward and Infer; see ISequenceLayer.
   /// @throws ConfigError if a size is below 1 or width is no multiple of heads.
   CausalSelfAttention(Index width, Index heads, Index sequenceLength, bool bias = true,
-                      std::uint64_t seed = 42)
-      : CausalSelfAttention(heads, sequenceLength, MakeDense(width, bias, seed),
-                            MakeDense(width, bias, seed + 1), MakeDense(width, bias, seed + 2),
-                            MakeDense(width, bias, seed + 3)) {}
+                      std::uint64_t seed = 42, Initialization initialization = Initialization::random)
+      : CausalSelfAttention(heads, sequenceLength,
+                            std::make_shared<DenseLayer<T>>(width, width, bias, seed, initialization),
+                            std::make_shared<DenseLayer<T>>(width, width, bias, seed + 1, initialization),
+                            std::make_shared<DenseLayer<T>>(width, width, bias, seed + 2, initialization),
+                            std::make_shared<DenseLayer<T>>(width, width, bias, seed + 3, initialization)) {}
 
   /// Attention made of these layers, all [width x width].
   /// @throws ConfigError as above, for a null layer or the same one twice; ShapeError if their sizes differ.
@@ -197,10 +199,6 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
     detail::AttentionScratch<T> attention;
   };
   using Pool = detail::ScratchPool<Activations>;
-
-  static std::shared_ptr<ILayer<T>> MakeDense(Index width, bool bias, std::uint64_t seed) {
-    return std::make_shared<DenseLayer<T>>(width, width, bias, seed);
-  }
 
   ILayer<T>& Layer(std::size_t child) { return *this->Children()[child].layer; }
   void InferChild(std::size_t child, const TensorRef<T>& input, Tensor<T>& output) const {

@@ -18,20 +18,26 @@ template <std::floating_point T>
 class DenseLayer final : public LayerBase<T> {
  public:
   /// Draws weight and bias uniformly in +-1/sqrt(inputSize) (Kaiming, a = sqrt(5)) from the seed; the same
-  /// numbers on every machine.
+  /// numbers on every machine. So two layers of one shape and seed, the default too, start equal: branches
+  /// that are summed, or heads of one layer, need a seed each or they never part.
   /// @throws ConfigError if a size is below 1.
-  DenseLayer(Index inputSize, Index outputSize, bool bias = true, std::uint64_t seed = 42)
-      : LayerBase<T>(inputSize, outputSize) {
+  DenseLayer(Index inputSize, Index outputSize, bool bias = true, std::uint64_t seed = 42,
+             Initialization initialization = Initialization::random)
+      : LayerBase<T>(inputSize, outputSize), hasBias_(bias) {
     if (inputSize < 1 || outputSize < 1) {
       throw ConfigError(
           Message({"DenseLayer: sizes ", inputSize, " and ", outputSize, ", expected at least 1"}));
+    }
+    if (initialization == Initialization::none) {
+      this->AddParameter("weight", Tensor<T>::Zero(inputSize, outputSize));
+      if (bias) this->AddParameter("bias", Tensor<T>::Zero(1, outputSize));
+      return;
     }
     RandomStream random(seed, RandomPurpose::weights);
     const T bound = T(1) / std::sqrt(static_cast<T>(inputSize));
     const auto draw = [&] { return bound * random.template NextSymmetric<T>(); };
     this->AddParameter("weight", Tensor<T>::NullaryExpr(inputSize, outputSize, draw));
     if (bias) this->AddParameter("bias", Tensor<T>::NullaryExpr(1, outputSize, draw));
-    hasBias_ = bias;
   }
 
   /// A layer with these values.

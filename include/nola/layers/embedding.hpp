@@ -26,9 +26,10 @@ class Embedding final : public LayerBase<T> {
   /// Largest number of rows whose indices T holds exactly: 2^24 in float, 2^53 in double.
   static constexpr Index kMaxCount = Index{1} << std::min(std::numeric_limits<T>::digits, 62);
 
-  /// Draws the table from a normal distribution with this deviation.
+  /// Draws the table from a normal distribution with this deviation: one seed gives one table.
   /// @throws ConfigError if a size is below 1, count exceeds kMaxCount, or the deviation is not finite.
-  Embedding(Index count, Index size, std::uint64_t seed = 42, double deviation = 0.02)
+  Embedding(Index count, Index size, std::uint64_t seed = 42, double deviation = 0.02,
+            Initialization initialization = Initialization::random)
       : LayerBase<T>(1, size) {
     if (count < 1 || size < 1 || count > kMaxCount) {
       throw ConfigError(Message({"Embedding: ", count, " rows of ", size,
@@ -36,6 +37,10 @@ class Embedding final : public LayerBase<T> {
     }
     if (!std::isfinite(deviation)) {
       throw ConfigError(Message({"Embedding: deviation ", deviation, " is not finite"}));
+    }
+    if (initialization == Initialization::none) {
+      this->AddParameter("weight", Tensor<T>::Zero(count, size));
+      return;
     }
     RandomStream random(seed, RandomPurpose::weights);
     this->AddParameter("weight", Tensor<T>::NullaryExpr(count, size, [&] {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nola/core/diagnostics.hpp"
@@ -123,8 +124,18 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// own.
   virtual std::vector<Parameter<T>> Parameters() = 0;
   virtual std::vector<ConstParameter<T>> Parameters() const = 0;
+  /// The same list to write values to. Unlike Parameters(), which gives every trainable parameter memory for
+  /// a gradient, it reserves nothing: a network that is loaded and then frozen takes no second copy of it.
+  std::vector<ParameterValue<T>> ParameterValues() {
+    std::vector<ParameterValue<T>> list;
+    for (ConstParameter<T>& parameter : static_cast<const ILayer&>(*this).Parameters()) {
+      T* const values = const_cast<T*>(parameter.value.data());  // this layer's own, and it is not const
+      list.push_back({std::move(parameter.name), {values, parameter.value.rows(), parameter.value.cols()}});
+    }
+    return list;
+  }
 
-  /// To be called after values were written through Parameters(): rebuilds what is derived from them.
+  /// To be called after values were written through these lists: rebuilds what is derived from them.
   virtual void ParametersChanged() = 0;
 
   /// Number of trainable scalars, children included. Allocates nothing.
@@ -145,7 +156,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// Whether there is anything to train.
   bool SupportsTraining() const { return ParameterCount() > 0; }
 
-  /// Forgets what Forward kept: the memory is returned, and Backward needs a new Forward.
+  /// Forgets what Forward kept: the memory is returned, and Backward needs a new Forward. Without it a layer
+  /// holds memory for the largest batch that it has seen, after Infer too, for as long as it lives.
   void ResetState() {
     forwardRows_ = -1;
     ForgetForward();

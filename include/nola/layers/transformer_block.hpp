@@ -26,6 +26,7 @@ struct TransformerBlockOptions {
   double epsilon = 1e-5;      ///< of the layer norms
   GELUFunction activation{};  ///< exact, or by the tanh formula
   std::uint64_t seed = 42;    ///< of the weights
+  Initialization initialization = Initialization::random;
 };
 
 /// Pre-norm residual block: m = x + attention(attention_norm(x)), y = m + mlp(mlp_norm(m)).
@@ -42,11 +43,11 @@ class TransformerBlock final : public LayerBase<T> {
  public:
   /// @throws ConfigError for sizes below 1, a width that is no multiple of heads, an epsilon not above 0.
   explicit TransformerBlock(const TransformerBlockOptions& options)
-      : TransformerBlock(std::make_shared<LayerNorm<T>>(options.width, options.epsilon),
-                         std::make_shared<CausalSelfAttention<T>>(options.width, options.heads,
-                                                                  options.sequenceLength, true, options.seed),
-                         std::make_shared<LayerNorm<T>>(options.width, options.epsilon),
-                         MakeFeedForward(options)) {}
+      : TransformerBlock(
+            std::make_shared<LayerNorm<T>>(options.width, options.epsilon),
+            std::make_shared<CausalSelfAttention<T>>(options.width, options.heads, options.sequenceLength,
+                                                     true, options.seed, options.initialization),
+            std::make_shared<LayerNorm<T>>(options.width, options.epsilon), MakeFeedForward(options)) {}
 
   /// A block of these layers, each from width to width.
   /// @throws ConfigError for a null layer or the same one twice, ShapeError if their sizes differ.
@@ -142,10 +143,11 @@ class TransformerBlock final : public LayerBase<T> {
 
   static std::shared_ptr<ILayer<T>> MakeFeedForward(const TransformerBlockOptions& options) {
     auto mlp = std::make_shared<Sequential<T>>();
-    mlp->template Emplace<DenseLayer<T>>("fc", options.width, options.hiddenSize, true, options.seed + 4);
+    mlp->template Emplace<DenseLayer<T>>("fc", options.width, options.hiddenSize, true, options.seed + 4,
+                                         options.initialization);
     mlp->template Emplace<GELU<T>>("activation", options.hiddenSize, options.activation);
     mlp->template Emplace<DenseLayer<T>>("projection", options.hiddenSize, options.width, true,
-                                         options.seed + 5);
+                                         options.seed + 5, options.initialization);
     return mlp;
   }
 

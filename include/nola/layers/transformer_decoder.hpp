@@ -27,6 +27,7 @@ struct TransformerDecoderOptions {
   double epsilon = 1e-5;          ///< of the layer norms
   GELUFunction activation{true};  ///< by the tanh formula, as GPT-2, or exact
   std::uint64_t seed = 42;        ///< of the weights
+  Initialization initialization = Initialization::random;
 };
 
 /// A GPT-2-shaped language model over sequences in flattened rows: input [batch*tokens x 1], one token index
@@ -47,11 +48,12 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
           {"TransformerDecoder: ", options.blocks, " blocks with ", options.hiddenSize, " hidden features"}));
     }
     const Index width = options.width;
+    const bool draws = options.initialization == Initialization::random;
     std::uint64_t seed = options.seed;
-    this->AddChild("token_embedding",
-                   std::make_shared<Embedding<T>>(options.vocabularySize, width, seed++, kDeviation));
-    this->AddChild("position_embedding",
-                   std::make_shared<Embedding<T>>(options.positions, width, seed++, kDeviation));
+    this->AddChild("token_embedding", std::make_shared<Embedding<T>>(options.vocabularySize, width, seed++,
+                                                                     kDeviation, options.initialization));
+    this->AddChild("position_embedding", std::make_shared<Embedding<T>>(options.positions, width, seed++,
+                                                                        kDeviation, options.initialization));
     auto blocks = std::make_shared<Sequential<T>>();
     for (Index i = 0; i < options.blocks; ++i) {
       auto block = std::make_shared<TransformerBlock<T>>(
@@ -61,22 +63,25 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
                                   .sequenceLength = options.positions,
                                   .epsilon = options.epsilon,
                                   .activation = options.activation,
-                                  .seed = seed});
+                                  .initialization = Initialization::none});
       const double joining = kDeviation / std::sqrt(2 * static_cast<double>(options.blocks));
-      for (Parameter<T>& parameter : block->Parameters()) {
+      for (ParameterValue<T>& parameter : block->ParameterValues()) {
         const bool joins =
             parameter.name == "attention.output.weight" || parameter.name == "mlp.projection.weight";
         if (parameter.name.ends_with("norm.weight") || parameter.name.ends_with("norm.bias")) continue;
-        DrawWeights(parameter, joins ? joining : kDeviation, seed++);
+        if (draws) DrawWeights(parameter, joins ? joining : kDeviation, seed);
+        ++seed;
       }
-      block->ParametersChanged();
       blocks->Add(std::move(block));
     }
     this->AddChild("blocks", std::move(blocks));
     this->AddChild("final_norm", std::make_shared<LayerNorm<T>>(width, options.epsilon));
     if (!options.tiedHead) {
-      auto head = std::make_shared<DenseLayer<T>>(width, options.vocabularySize, false, seed);
-      for (Parameter<T>& parameter : head->Parameters()) DrawWeights(parameter, kDeviation, seed);
+      auto head =
+          std::make_shared<DenseLayer<T>>(width, options.vocabularySize, false, seed, Initialization::none);
+      for (ParameterValue<T>& parameter : head->ParameterValues()) {
+        if (draws) DrawWeights(parameter, kDeviation, seed);
+      }
       this->AddChild("head", std::move(head));
     }
   }
@@ -232,12 +237,12 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
   };
   using Pool = detail::ScratchPool<Scratch>;
 
-  /// Weights from a normal distribution, biases zero.
-  static void DrawWeights(Parameter<T>& parameter, double deviation, std::uint64_t seed) {
+  /// Weights from a normal distribution; biases stay zero.
+  static void DrawWeights(ParameterValue<T>& parameter, double deviation, std::uint64_t seed) {
+    if (parameter.name.ends_with("bias")) return;
     RandomStream random(seed, RandomPurpose::weights);
-    const bool isBias = parameter.name.ends_with("bias");
     for (T& value : parameter.value.reshaped()) {
-      value = isBias ? T(0) : static_cast<T>(deviation) * random.template NextNormal<T>();
+      value = static_cast<T>(deviation) * random.template NextNormal<T>();
     }
   }
 
