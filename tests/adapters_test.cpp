@@ -860,6 +860,30 @@ TEST_CASE("a frozen base stands in one place of a network, unless it is dense an
   REQUIRE_NOTHROW(other.ReplaceChild("a", chain));
 }
 
+TEST_CASE("what an adapter trains is decided in Forward") {
+  for (const bool trainsFirst : {false, true}) {
+    auto changed = WorkingAdapters<double>(false);
+    auto kept = WorkingAdapters<double>(false);
+    for (std::size_t i = 0; i < changed.size(); ++i) {
+      INFO(changed[i].name);
+      for (const auto& adapter : {changed[i].adapter, kept[i].adapter}) {
+        adapter->Forward(RandomTensor<double>(5, 6, 85));
+        adapter->SetTrainable(trainsFirst);
+        adapter->Forward(RandomTensor<double>(3, 6, 86));
+      }
+      changed[i].adapter->SetTrainable(!trainsFirst);
+      const Tensor<double> outputGradient = RandomTensor<double>(3, 5, 87);
+      REQUIRE(
+          SameBits(changed[i].adapter->Backward(outputGradient), kept[i].adapter->Backward(outputGradient)));
+      changed[i].adapter->SetTrainable(true);
+      kept[i].adapter->SetTrainable(true);
+      const Vector<double> gradients = changed[i].adapter->GetParameterGradients();
+      REQUIRE(SameBits(gradients, kept[i].adapter->GetParameterGradients()));
+      REQUIRE(gradients.isZero(0) != trainsFirst);
+    }
+  }
+}
+
 TEST_CASE("the mode of an adapter reaches a frozen base that keeps something") {
   auto base = std::make_shared<Sequential<double>>();
   base->Add("fc", Dense<double>(4, 4)).Emplace<nola::Tanh<double>>("act", 4);

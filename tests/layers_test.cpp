@@ -614,6 +614,26 @@ TEST_CASE("CheckTree finds what two places came to share after they were put in"
   REQUIRE(error.find("'right.tied'") != std::string::npos);
 }
 
+TEST_CASE("what trains is decided in Forward, whatever is marked before Backward") {
+  const Tensor<double> input = RandomTensor<double>(3, 4, 36);
+  const Tensor<double> outputGradient = RandomTensor<double>(3, 2, 37);
+  for (const bool trainsFirst : {false, true}) {
+    const auto network = SmallNetwork<double>();
+    const auto reference = SmallNetwork<double>();
+    for (const auto& each : {network, reference}) {
+      each->Forward(RandomTensor<double>(7, 4, 38));  // what a larger batch left behind must not be read
+      each->SetTrainable(trainsFirst);
+      each->Forward(input);
+    }
+    network->SetTrainable(!trainsFirst);
+    REQUIRE(SameBits(network->Backward(outputGradient), reference->Backward(outputGradient)));
+    network->SetTrainable(true);
+    reference->SetTrainable(true);
+    REQUIRE(SameBits(network->GetParameterGradients(), reference->GetParameterGradients()));
+    REQUIRE(network->GetParameterGradients().isZero(0) != trainsFirst);
+  }
+}
+
 TEST_CASE("ParameterValues lists what Parameters lists, to be written to") {
   const auto network = SmallNetwork<double>();
   const auto values = network->ParameterValues();

@@ -187,6 +187,30 @@ TEST_CASE("a copy of a decoder shares nothing with it") {
   REQUIRE(SameBits(decoder.Infer(tokens), before));
 }
 
+TEST_CASE("what a decoder trains is decided in Forward") {
+  nola::TransformerDecoderOptions options = kSmall;
+  options.tiedHead = GENERATE(true, false);
+  const bool trainsFirst = GENERATE(true, false);
+  const bool adapted = GENERATE(true, false);
+  CAPTURE(options.tiedHead, trainsFirst, adapted);
+  TransformerDecoder<double> changed = RandomDecoder<double>(options);
+  if (adapted) {
+    nola::AdaptLayers<double>(changed,
+                              {.targetModules = {"*.query"}, .rank = 2, .numBasisA = 4, .numBasisB = 4});
+  }
+  changed.Forward(RandomTokens<double>(5, 7, 2));
+  changed.SetTrainable(trainsFirst);
+  const Tensor<double> logits = changed.Forward(RandomTokens<double>(5, 7, 1));
+  TransformerDecoder<double> kept = changed;
+  changed.SetTrainable(!trainsFirst);
+  for (TransformerDecoder<double>* decoder : {&changed, &kept}) {
+    decoder->Backward(logits);
+    decoder->SetTrainable(true);
+  }
+  REQUIRE(SameBits(changed.GetParameterGradients(), kept.GetParameterGradients()));
+  REQUIRE(changed.GetParameterGradients().isZero(0) != trainsFirst);
+}
+
 TEST_CASE("a decoder that is to be loaded is not drawn, and one that is drawn has its old numbers") {
   nola::TransformerDecoderOptions options = kSmall;
   options.tiedHead = GENERATE(true, false);

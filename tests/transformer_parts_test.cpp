@@ -275,6 +275,37 @@ TEST_CASE("attention infers the same from many threads at once") {
   REQUIRE(same == std::vector<int>(4, 20));
 }
 
+TEST_CASE("an embedding that trains only after Forward gets no gradient, and reads nothing stale") {
+  Embedding<double> table(10, 2);
+  table.Forward(Tensor<double>::Constant(9, 1, 3));  // rows that a later pass must not touch
+  table.SetTrainable(false);
+  const Tensor<double> output = table.Forward(Tensor<double>::Constant(12, 1, 7));
+  table.SetTrainable(true);
+  table.Backward(output);
+  REQUIRE(table.GetParameterGradients().isZero(0));
+
+  table.Forward(Tensor<double>::Constant(2, 1, 7));  // and one that no longer does has what it was to get
+  table.SetTrainable(false);
+  table.Backward(Tensor<double>::Ones(2, 2));
+  table.SetTrainable(true);
+  REQUIRE(table.Parameters()[0].gradient(7, 1) == 2);
+  REQUIRE(table.Parameters()[0].gradient.sum() == 4);
+}
+
+TEST_CASE("a layer norm that trains only after Forward gets no gradient, and its input the right one") {
+  for (const Gradients wanted : {Gradients::parameters, Gradients::all}) {
+    LayerNorm<double> norm(4);
+    norm.Forward(RandomTensor<double>(9, 4, 40));
+    norm.SetTrainable(false);
+    norm.Forward(RandomTensor<double>(3, 4, 41), wanted);
+    LayerNorm<double> frozen = norm;
+    norm.SetTrainable(true);
+    const Tensor<double> outputGradient = RandomTensor<double>(3, 4, 42);
+    REQUIRE(SameBits(norm.Backward(outputGradient), frozen.Backward(outputGradient)));
+    REQUIRE(norm.GetParameterGradients().isZero(0));
+  }
+}
+
 TEST_CASE("attention of one layer object four times is refused") {
   const auto dense = std::make_shared<DenseLayer<double>>(4, 4);
   REQUIRE_THROWS_AS(CausalSelfAttention<double>(2, 3, dense, dense, dense, dense), ConfigError);

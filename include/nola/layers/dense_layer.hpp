@@ -102,14 +102,16 @@ class DenseLayer final : public LayerBase<T> {
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
     ComputeInference(input, output);
-    keepsInput_ = Includes(wanted, Gradients::parameters) && this->IsTrainable(kWeight);
-    if (keepsInput_) input_ = input;
+    if (Includes(wanted, Gradients::parameters) && this->IsTrainable(kWeight)) input_ = input;
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
-    if (keepsInput_) detail::AddProduct(input_.transpose(), outputGradient, this->Gradient(kWeight));
-    const bool wantsBias = Includes(wanted, Gradients::parameters) && hasBias_ && this->IsTrainable(kBias);
+    const bool wantsParameters = Includes(wanted, Gradients::parameters);
+    if (wantsParameters && this->IsTrainable(kWeight)) {
+      detail::AddProduct(input_.transpose(), outputGradient, this->Gradient(kWeight));
+    }
+    const bool wantsBias = wantsParameters && hasBias_ && this->IsTrainable(kBias);
     if (wantsBias && outputGradient.rows() > 0) {  // Eigen would offset the null pointer of an empty batch
       this->Gradient(kBias) += outputGradient.colwise().sum();
     }
@@ -128,8 +130,7 @@ class DenseLayer final : public LayerBase<T> {
   static constexpr std::size_t kBias = 1;
 
   bool hasBias_ = false;
-  bool keepsInput_ = false;
-  Tensor<T> input_;
+  Tensor<T> input_;  // of the last forward pass, if the weight trains
 };
 
 NOLA_COMPILED_CLASS(layers, DenseLayer);

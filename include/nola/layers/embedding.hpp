@@ -73,7 +73,8 @@ class Embedding final : public LayerBase<T> {
     logits.noalias() = hidden * Weights().transpose();
   }
 
-  /// The backward pass of ComputeLogits: adds to the table's gradient if the table trains.
+  /// The backward pass of ComputeLogits: adds to the table's gradient if the table trains (at the last
+  /// Forward, if there was one).
   void AccumulateLogitsGradient(const TensorRef<T>& hidden, const TensorRef<T>& logitsGradient) {
     if (this->IsTrainable(kWeight)) {
       this->Gradient(kWeight).noalias() += logitsGradient.transpose() * hidden;

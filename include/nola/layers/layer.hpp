@@ -78,13 +78,15 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
       ComputeInference(input, output);
       return;
     }
+    DecideTraining();
     ComputeForward(input, output, wanted);
     wanted_ = wanted;
     forwardRows_ = input.rows();
   }
 
   /// Adds to the parameter gradients and returns the input gradient, both of the last Forward and as asked
-  /// for there: the result is empty if the input gradient was not wanted.
+  /// for there: the result is empty if the input gradient was not wanted, and a parameter that did not train
+  /// at that Forward gets no gradient, whatever SetTrainable has been called with since.
   /// @param outputGradient  [batch x OutputSize()], dLoss/dOutput.
   /// @throws StateError without a Forward before, ShapeError if the shape is not that of its output.
   Tensor<T> Backward(const TensorRef<T>& outputGradient) {
@@ -151,7 +153,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// @throws ConfigError if the rate is NaN or infinite.
   virtual void UpdateParameters(T learningRate) = 0;
 
-  /// Marks the parameters of this layer and its children as training or frozen.
+  /// Marks the parameters of this layer and its children as training or frozen, from the next Forward on.
   virtual void SetTrainable(bool trainable) = 0;
   /// Whether there is anything to train.
   bool SupportsTraining() const { return ParameterCount() > 0; }
@@ -200,6 +202,10 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   virtual void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const = 0;
   /// Releases what ComputeForward kept.
   virtual void ForgetForward() = 0;
+  /// Called before ComputeForward: what trains now is what Backward gives gradients to.
+  virtual void DecideTraining() {}
+  /// Whether there is a Forward that Backward can follow.
+  bool HasForward() const { return forwardRows_ >= 0; }
 
  private:
   void CheckInput(const TensorRef<T>& input, const Tensor<T>& output) const {

@@ -183,7 +183,7 @@ class LayerBase : public virtual ILayer<T> {
 
   /// Lists a parameter of this layer and returns where its value lives, for as long as the layer does.
   Tensor<T>& AddParameter(std::string name, Tensor<T> value) {
-    slots_.push_back({std::move(name), std::move(value), {}, true});
+    slots_.push_back({std::move(name), std::move(value), {}});
     return slots_.back().value;
   }
 
@@ -216,13 +216,20 @@ class LayerBase : public virtual ILayer<T> {
     slots_[index].ReserveGradient();
     return slots_[index].gradient;
   }
-  bool IsTrainable(std::size_t index) const { return slots_[index].trainable; }
+  /// Whether it trains: in Forward and Backward, as it was when Forward began.
+  bool IsTrainable(std::size_t index) const {
+    return this->HasForward() ? slots_[index].trainedAtForward : slots_[index].trainable;
+  }
 
   /// More facts for GetDiagnostics.
   virtual void AddDiagnostics(std::map<std::string, std::string>& /*facts*/) const {}
 
   void ForgetForward() override {
     for (const NamedLayer<T>& child : children_) child.layer->ResetState();
+  }
+
+  void DecideTraining() final {
+    for (Slot& slot : slots_) slot.trainedAtForward = slot.trainable;
   }
 
   template <class Values>
@@ -236,9 +243,9 @@ class LayerBase : public virtual ILayer<T> {
   struct Slot {
     std::string name;
     Tensor<T> value;
-    Tensor<T>
-        gradient;  // empty until a backward pass or a caller needs it: a frozen weight costs no second copy
-    bool trainable;
+    Tensor<T> gradient;  // empty until a pass or a caller needs it: a frozen weight costs no second copy
+    bool trainable = true;
+    bool trainedAtForward = true;
 
     void ReserveGradient() {
       if (gradient.size() != value.size()) gradient.setZero(value.rows(), value.cols());
