@@ -634,6 +634,27 @@ TEST_CASE("what trains is decided in Forward, whatever is marked before Backward
   }
 }
 
+TEST_CASE("UpdateParameters refuses a gradient that is NaN or infinite, before any weight changes") {
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) {
+    const auto network = SmallNetwork<double>();
+    network->Backward(network->Forward(RandomTensor<double>(3, 4, 39)));
+    REQUIRE(network->HasFiniteGradients());
+    network->Parameters().back().gradient(0, 1) = bad;  // the last one listed
+    REQUIRE_FALSE(network->HasFiniteGradients());
+    RequireRefused<StateError>(*network, [&] { network->UpdateParameters(0.1); });
+    FindLayer<double>(*network, "head")->SetTrainable(false);
+    REQUIRE_NOTHROW(network->UpdateParameters(0.1));
+  }
+}
+
+TEST_CASE("gradients whose squares overflow are gradients like others") {
+  DenseLayer<float> layer(Tensor<float>::Zero(1, 2));
+  layer.Parameters()[0].gradient << 1e30F, -1e30F;
+  layer.UpdateParameters(1e-30F);
+  REQUIRE(layer.Weights()(0, 1) == Approx(1));
+}
+
 TEST_CASE("ParameterValues lists what Parameters lists, to be written to") {
   const auto network = SmallNetwork<double>();
   const auto values = network->ParameterValues();

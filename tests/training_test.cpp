@@ -621,6 +621,142 @@ TEST_CASE("a progress line rewrites itself, ends with the last step, and is sile
   REQUIRE(text.find("step 3/3") != std::string::npos);
 }
 
+TEMPLATE_TEST_CASE("a row whose logits say nothing counts as wrong", "", float, double) {
+  using T = TestType;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  const T infinity = std::numeric_limits<T>::infinity();
+  const auto accuracy = [](const std::vector<T>& row, std::int32_t label) {
+    const Tensor<T> logits = Eigen::Map<const Tensor<T>>(row.data(), 1, static_cast<Index>(row.size()));
+    return nola::Accuracy(logits, Labels{label});
+  };
+  for (const Index width : {1, 3, 4, 8, 9, 33}) {
+    for (Index at = 0; at < width; ++at) {  // wherever the NaN is, it hides no label
+      std::vector<T> row(static_cast<std::size_t>(width), T(0));
+      row[static_cast<std::size_t>(at)] = nan;
+      for (Index label = 0; label < width; ++label) {
+        REQUIRE(accuracy(row, static_cast<std::int32_t>(label)) == 0);
+      }
+    }
+  }
+  REQUIRE(accuracy({nan, nan, nan}, 0) == 0);
+  REQUIRE(accuracy({infinity, infinity, 0}, 0) == 0);
+  REQUIRE(accuracy({-infinity, -infinity}, 0) == 0);
+  REQUIRE(accuracy({infinity, 0}, 0) == 1);
+  REQUIRE(accuracy({-infinity, 0}, 1) == 1);  // a masked class
+  REQUIRE(accuracy({0, 0}, 0) == 1);          // of equals the first
+
+  DenseLayer<T> diverged(4, 3);
+  diverged.ParameterValues()[0].value(0, 0) = nan;
+  REQUIRE(nola::EvaluateAccuracy(diverged, RandomTensor<T>(10, 4, 30), Labels(10, 0)) == 0);
+}
+
+TEMPLATE_TEST_CASE("a logit or a prediction that is not finite is seen in the loss", "", float, double) {
+  using T = TestType;
+  Tensor<T> gradient;
+  for (const T bad : {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity()}) {
+    for (const Index width : {1, 2, 4, 7, 8, 16, 33}) {
+      for (Index at = 0; at < width; ++at) {
+        Tensor<T> logits = RandomTensor<T>(3, width, 31);
+        logits(1, at) = bad;
+        INFO(bad << " at " << at << " of " << width);
+        REQUIRE_FALSE(std::isfinite(nola::SoftmaxCrossEntropy<T>(logits, Labels{0, 0, 0}, gradient)));
+        REQUIRE_FALSE(
+            std::isfinite(nola::MeanSquaredError<T>(logits, RandomTensor<T>(3, width, 32), gradient)));
+        REQUIRE_FALSE(
+            std::isfinite(nola::MeanSquaredError<T>(RandomTensor<T>(3, width, 32), logits, gradient)));
+      }
+    }
+  }
+  Tensor<T> masked(1, 3);
+  masked << 0, -std::numeric_limits<T>::infinity(), 1;
+  REQUIRE(std::isfinite(nola::SoftmaxCrossEntropy<T>(masked, Labels{2}, gradient)));
+  REQUIRE_FALSE(std::isfinite(nola::SoftmaxCrossEntropy<T>(masked, Labels{1}, gradient)));
+}
+
+TEST_CASE("a gradient that is NaN or infinite stops the run before its step") {
+  const Task task;
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const double clip : {0.0, 0.5}) {
+      const auto network = SmallNetwork();
+      AdamW<float> optimizer(*network);
+      TrainingOptions options = Options();
+      options.maxGradientNorm = clip;
+      Trainer<float> trainer(*network, optimizer, options);
+      const BatchLoss<float> inner = task.Loss();
+      const BatchLoss<float> loss = [&](const Tensor<float>& output, std::span<const Index> rows,
+                                        Tensor<float>& gradient) {
+        const float value = inner(output, rows, gradient);  // a finite loss
+        if (trainer.CurrentStep() == 5) gradient(1, 2) = bad;
+        return value;
+      };
+      for (int step = 0; step < 5; ++step) trainer.Step(task.inputs, loss);
+      const Vector<float> parameters = network->GetParameters();
+      std::vector<Tensor<float>> moments;
+      for (const auto& state : optimizer.State()) moments.emplace_back(state.value);
+      const std::string error = test::ErrorOf<StateError>([&] { trainer.Run(task.inputs, loss); });
+      INFO(error);
+      REQUIRE(error.find("step 5") != std::string::npos);
+      REQUIRE(SameBits(network->GetParameters(), parameters));
+      for (std::size_t i = 0; i < moments.size(); ++i)
+        REQUIRE(SameBits(optimizer.State()[i].value, moments[i]));
+      REQUIRE(trainer.CurrentStep() == 5);
+      REQUIRE(optimizer.StepCount() == 5);
+      REQUIRE_NOTHROW(trainer.Step(task.inputs, inner));
+      REQUIRE(network->GetParameters().allFinite());
+    }
+  }
+}
+
+TEST_CASE("an infinite input that an activation hides from the loss is seen in the gradient") {
+  Sequential<float> network;
+  network.Emplace<DenseLayer<float>>("in", 4, 8).Emplace<nola::Sigmoid<float>>("act", 8);
+  network.Emplace<DenseLayer<float>>("out", 8, 3);
+  Task task;
+  task.inputs(7, 2) = std::numeric_limits<float>::infinity();
+  SGD<float> optimizer(network);
+  Trainer<float> trainer(network, optimizer, Options());
+  REQUIRE_THROWS_AS(trainer.Run(task.inputs, task.Loss()), StateError);
+  REQUIRE(network.GetParameters().allFinite());
+}
+
+TEST_CASE("a step by hand refuses a gradient that is not finite, and names it") {
+  DenseLayer<double> layer(2, 2);
+  SGD<double> optimizer(layer, {.momentum = 0.5});
+  optimizer.Parameters()[0].gradient.setOnes();
+  optimizer.Step(0.1);
+  optimizer.Parameters()[1].gradient(0, 1) = kNaN;
+  const Tensor<double> velocity = optimizer.State()[0].value;
+  RequireRefused<StateError>(layer, [&] { optimizer.Step(0.1, 1.0); });
+  REQUIRE(test::ErrorOf<StateError>([&] { optimizer.Step(0.1); }).find("'bias'") != std::string::npos);
+  REQUIRE(SameBits(optimizer.State()[0].value, velocity));
+  REQUIRE(optimizer.StepCount() == 1);
+  REQUIRE_THROWS_AS(optimizer.Step(0.1, kNaN), ConfigError);
+  optimizer.ClearGradients();
+  REQUIRE_NOTHROW(optimizer.Step(0.1));
+}
+
+TEST_CASE("clipping holds gradients whose squares overflow") {
+  DenseLayer<float> layer(Tensor<float>::Zero(1, 2));
+  SGD<float> optimizer(layer);
+  optimizer.Parameters()[0].gradient << 3e30F, -4e30F;
+  REQUIRE(nola::ClipGradientNorm<float>(optimizer.Parameters(), 1) == Approx(5e30F));
+  REQUIRE(optimizer.Parameters()[0].gradient(0, 1) == Approx(-0.8F));
+  optimizer.Parameters()[0].gradient << 3e30F, -4e30F;
+  REQUIRE(optimizer.Step(0.5F, 10) == Approx(5e30F));
+  REQUIRE(layer.Weights()(0, 0) == Approx(-3));
+  optimizer.Parameters()[0].gradient.setConstant(std::numeric_limits<float>::max());
+  REQUIRE(std::isfinite(nola::ClipGradientNorm<float>(optimizer.Parameters(), 1)));
+}
+
+TEMPLATE_TEST_CASE("without an epsilon a gradient that is always zero moves nothing", "", float, double) {
+  const AdamWOptions options{.epsilon = 0};
+  REQUIRE(WeightAfter<AdamW, TestType>(1, {0, 0}, 0.5, options) == 1);
+  const double tiny = 1e3 * static_cast<double>(std::numeric_limits<TestType>::min());  // its square is 0
+  REQUIRE(WeightAfter<AdamW, TestType>(1, {tiny, 0}, 0.5, options) == Approx(1));
+  REQUIRE_THROWS_AS(AdamW<float>(*OneWeight<float>(1), {.beta1 = 1 - 1e-12}), ConfigError);
+  REQUIRE_THROWS_AS(SGD<float>(*OneWeight<float>(1), {.weightDecay = 1e300}), ConfigError);
+}
+
 TEST_CASE("an optimizer and a trainer refuse a network in which one object has two places") {
   auto left = std::make_shared<Sequential<float>>();
   auto right = std::make_shared<Sequential<float>>();

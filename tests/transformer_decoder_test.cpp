@@ -211,6 +211,18 @@ TEST_CASE("what a decoder trains is decided in Forward") {
   REQUIRE(changed.GetParameterGradients().isZero(0) != trainsFirst);
 }
 
+TEST_CASE("marks between Forward and Backward do no harm with recomputation either") {
+  for (const bool trainsFirst : {false, true}) {
+    TransformerDecoder<double> decoder = RandomDecoder<double>(kSmall);
+    nola::SetRecompute<double>(decoder, true);
+    decoder.Children()[2].layer->SetTrainable(trainsFirst);
+    const Tensor<double> logits = decoder.Forward(RandomTokens<double>(5, 7, 1));
+    decoder.Children()[2].layer->SetTrainable(!trainsFirst);
+    REQUIRE_NOTHROW(decoder.Backward(logits));
+    REQUIRE(decoder.HasFiniteGradients());
+  }
+}
+
 TEST_CASE("a decoder that is to be loaded is not drawn, and one that is drawn has its old numbers") {
   nola::TransformerDecoderOptions options = kSmall;
   options.tiedHead = GENERATE(true, false);

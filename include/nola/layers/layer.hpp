@@ -149,8 +149,11 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// The gradients in the order of GetParameters; zero where no backward pass has run.
   virtual Vector<T> GetParameterGradients() const = 0;
   virtual void ClearGradients() = 0;
+  /// Whether no gradient of a trainable parameter contains NaN or infinity. Allocates nothing.
+  virtual bool HasFiniteGradients() const = 0;
   /// Plain gradient descent: value -= learningRate * gradient. Gradients stay until ClearGradients.
-  /// @throws ConfigError if the rate is NaN or infinite.
+  /// @throws ConfigError if the rate is NaN or infinite, StateError if a gradient is; nothing has changed
+  /// then.
   virtual void UpdateParameters(T learningRate) = 0;
 
   /// Marks the parameters of this layer and its children as training or frozen, from the next Forward on.

@@ -84,10 +84,19 @@ class LayerBase : public virtual ILayer<T> {
     for (Slot& slot : slots_) slot.gradient.setZero();
   }
 
+  bool HasFiniteGradients() const final {
+    for (const NamedLayer<T>& child : children_) {
+      if (!child.layer->HasFiniteGradients()) return false;
+    }
+    return std::all_of(slots_.begin(), slots_.end(),
+                       [](const Slot& slot) { return !slot.trainable || detail::IsFinite(slot.gradient); });
+  }
+
   void UpdateParameters(T learningRate) final {
     if (!std::isfinite(learningRate)) {
       throw ConfigError(Message({this->LayerType(), ": learning rate ", learningRate, " is not finite"}));
     }
+    if (!HasFiniteGradients()) throw StateError(this->LayerType() + ": a gradient contains NaN or infinity");
     for (const NamedLayer<T>& child : children_) child.layer->UpdateParameters(learningRate);
     for (Slot& slot : slots_) {
       if (slot.trainable && slot.gradient.size() > 0) slot.value.noalias() -= learningRate * slot.gradient;

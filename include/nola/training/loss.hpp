@@ -28,7 +28,8 @@ inline void CheckLabels(const char* function, Index rows, Index classes,
 
 }  // namespace detail
 
-/// Mean over the batch of -log softmax(logits)[label], in nats. Safe for logits of any size.
+/// Mean over the batch of -log softmax(logits)[label], in nats. Safe for logits of any size; NaN or infinite
+/// if a logit is NaN or +infinity, or the label's is -infinity.
 /// @param logits    [batch x classes]. @param labels  one class index a row.
 /// @param gradient  dLoss/dLogits, resized to the logits' shape. Allocates nothing once warm.
 /// @throws ShapeError for an empty batch, another number of labels, a label outside the classes.
@@ -41,7 +42,7 @@ T SoftmaxCrossEntropy(const std::type_identity_t<TensorRef<T>>& logits, std::spa
   T loss = T(0);
   for (Index row = 0; row < logits.rows(); ++row) {
     const Index label = labels[static_cast<std::size_t>(row)];
-    const T largest = logits.row(row).maxCoeff();
+    const T largest = logits.row(row).template maxCoeff<Eigen::PropagateNaN>();
     gradient.row(row) = (logits.row(row).array() - largest).exp();
     const T sum = gradient.row(row).sum();
     loss += std::log(sum) - (logits(row, label) - largest);
@@ -69,16 +70,20 @@ T MeanSquaredError(const std::type_identity_t<TensorRef<T>>& prediction,
   return loss;
 }
 
-/// Share of rows whose largest logit is at the label, 0..1.
+/// Share of rows whose largest logit is at the label, 0..1. A row with a NaN counts as wrong, and so does one
+/// whose largest logit is infinite in several places: a network that has diverged knows nothing.
 /// @throws ShapeError as SoftmaxCrossEntropy.
 template <class Logits>
 double Accuracy(const Eigen::MatrixBase<Logits>& logits, std::span<const std::int32_t> labels) {
   detail::CheckLabels("Accuracy", logits.rows(), logits.cols(), labels);
   Index right = 0;
   for (Index row = 0; row < logits.rows(); ++row) {
+    const auto scores = logits.row(row).array();
+    if (scores.isNaN().any()) continue;
     Index best = 0;
-    logits.row(row).maxCoeff(&best);
-    right += best == labels[static_cast<std::size_t>(row)] ? 1 : 0;
+    const auto largest = scores.maxCoeff(&best);
+    const bool isKnown = std::isfinite(largest) || (scores == largest).count() == 1;
+    right += isKnown && best == labels[static_cast<std::size_t>(row)] ? 1 : 0;
   }
   return static_cast<double>(right) / static_cast<double>(logits.rows());
 }

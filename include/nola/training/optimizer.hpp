@@ -1,7 +1,10 @@
 // Optimizers over a network's trainable parameters: SGD with momentum and AdamW.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +15,35 @@
 #include "nola/layers/layer_tree.hpp"
 
 namespace nola {
+
+/// The joint Euclidean norm of all gradients: NaN where one of them is NaN or infinite, and otherwise finite,
+/// T's largest number at most. One pass; allocates nothing.
+template <std::floating_point T>
+T GradientNorm(std::span<const Parameter<T>> parameters) {
+  T sum = T(0);
+  for (const Parameter<T>& parameter : parameters) sum += parameter.gradient.squaredNorm();
+  if (std::isfinite(sum)) return std::sqrt(sum);
+  T largest = T(0);  // squares overflow: once more, relative to the largest
+  for (const Parameter<T>& parameter : parameters) {
+    if (!parameter.gradient.allFinite()) return std::numeric_limits<T>::quiet_NaN();
+    if (parameter.gradient.size() > 0) {
+      largest = std::max(largest, parameter.gradient.cwiseAbs().maxCoeff());
+    }
+  }
+  sum = T(0);
+  for (const Parameter<T>& parameter : parameters) sum += (parameter.gradient / largest).squaredNorm();
+  return std::min(largest * std::sqrt(sum), std::numeric_limits<T>::max());
+}
+
+namespace detail {
+
+template <std::floating_point T>
+void ScaleToNorm(std::span<Parameter<T>> parameters, T norm, T maxNorm) {
+  if (!(norm > maxNorm)) return;
+  for (Parameter<T>& parameter : parameters) parameter.gradient *= maxNorm / norm;
+}
+
+}  // namespace detail
 
 /// A named tensor of optimizer state, seen through the optimizer's memory; what a checkpoint stores.
 template <std::floating_point T>
@@ -30,14 +62,31 @@ class Optimizer {
   Optimizer& operator=(const Optimizer&) = delete;
 
   /// One update with the gradients accumulated so far, which stay until ClearGradients.
-  /// @throws ConfigError if the rate is NaN, infinite or negative; nothing has changed then.
-  void Step(T learningRate) {
+  /// @param maxGradientNorm  above 0: the gradients are scaled first, as by ClipGradientNorm.
+  /// @return the joint norm of the gradients before that.
+  /// @throws ConfigError if the rate is NaN, infinite or negative or the norm NaN or negative, StateError if
+  /// a gradient contains NaN or infinity: no parameter, moment, gradient or step count has changed then.
+  T Step(T learningRate, T maxGradientNorm = T(0)) {
     if (!std::isfinite(learningRate) || learningRate < T(0)) {
       throw ConfigError(Message({"Optimizer: learning rate ", learningRate, ", expected 0 or more"}));
     }
+    if (!(maxGradientNorm >= T(0))) {
+      throw ConfigError(Message({"Optimizer: gradient norm ", maxGradientNorm, ", expected 0 or more"}));
+    }
+    const T norm = GradientNorm<T>(parameters_);
+    if (!std::isfinite(norm)) {
+      const auto bad = std::find_if_not(parameters_.begin(), parameters_.end(), [](const auto& parameter) {
+        return detail::IsFinite(parameter.gradient);
+      });
+      throw StateError(
+          Message({"Optimizer: the gradient of '", bad->name, "' contains NaN or infinity at step ",
+                   stepCount_, "; nothing has been updated"}));
+    }
+    if (maxGradientNorm > T(0)) detail::ScaleToNorm<T>(parameters_, norm, maxGradientNorm);
     ++stepCount_;
     for (std::size_t i = 0; i < parameters_.size(); ++i) Update(i, learningRate);
     network_.ParametersChanged();
+    return norm;
   }
 
   void ClearGradients() {
@@ -95,12 +144,12 @@ class Optimizer {
   Tensor<T>& Moment(std::size_t kind, std::size_t index) { return moments_[kind].second[index]; }
 
   static void CheckShare(const char* type, const char* name, double value) {
-    if (!(value >= 0 && value < 1)) {
+    if (!(value >= 0 && static_cast<T>(value) < T(1))) {
       throw ConfigError(Message({type, ": ", name, " ", value, ", expected 0 <= ", name, " < 1"}));
     }
   }
   static void CheckNotNegative(const char* type, const char* name, double value) {
-    if (!(value >= 0 && std::isfinite(value))) {
+    if (!(value >= 0 && std::isfinite(static_cast<T>(value)))) {
       throw ConfigError(Message({type, ": ", name, " ", value, ", expected 0 or more"}));
     }
   }
@@ -157,7 +206,7 @@ class SGD final : public Optimizer<T> {
 struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
-  double epsilon = 1e-8;
+  double epsilon = 1e-8;   ///< with 0 a gradient that has always been 0 moves nothing
   double weightDecay = 0;  ///< decoupled: value -= rate * weightDecay * value
 };
 
@@ -199,8 +248,9 @@ class AdamW final : public Optimizer<T> {
       parameter.value *= T(1) - learningRate * static_cast<T>(options_.weightDecay);
     first = beta1 * first + (T(1) - beta1) * parameter.gradient;
     second = beta2 * second + (T(1) - beta2) * parameter.gradient.cwiseAbs2();
-    parameter.value.array() -=
-        rate * first.array() / (second.array().sqrt() / root + static_cast<T>(options_.epsilon));
+    // Not 0, and too small to be seen beside the root of a square that is not 0: 0/0 has no value.
+    const T epsilon = std::max(static_cast<T>(options_.epsilon), std::sqrt(std::numeric_limits<T>::min()));
+    parameter.value.array() -= rate * first.array() / (second.array().sqrt() / root + epsilon);
   }
 
  private:
@@ -208,18 +258,14 @@ class AdamW final : public Optimizer<T> {
 };
 
 /// Scales all gradients so that their joint Euclidean norm is at most `maxNorm`, and returns the norm before.
-/// A norm that is NaN or infinite leaves them as they are. Allocates nothing.
+/// Where a gradient is NaN or infinite the norm is NaN, and all stay as they are. Allocates nothing.
 /// @throws ConfigError unless maxNorm > 0.
 template <std::floating_point T>
 T ClipGradientNorm(std::span<Parameter<T>> parameters, std::type_identity_t<T> maxNorm) {
   if (!(maxNorm > T(0)))
     throw ConfigError(Message({"ClipGradientNorm: norm ", maxNorm, ", expected above 0"}));
-  T sum = T(0);
-  for (const Parameter<T>& parameter : parameters) sum += parameter.gradient.squaredNorm();
-  const T norm = std::sqrt(sum);
-  if (std::isfinite(norm) && norm > maxNorm) {
-    for (Parameter<T>& parameter : parameters) parameter.gradient *= maxNorm / norm;
-  }
+  const T norm = GradientNorm<T>(parameters);
+  if (std::isfinite(norm)) detail::ScaleToNorm(parameters, norm, maxNorm);
   return norm;
 }
 

@@ -43,7 +43,7 @@ class Update {
   /// in and its step counted. @param loss  of (output, gradient): the batch's loss and its gradient by the
   /// output.
   /// @param maxGradientNorm  0 does not clip
-  /// @throws StateError if the loss is NaN or infinite, before the parameters change.
+  /// @throws StateError if the loss or a gradient is NaN or infinite, before the optimizer changes anything.
   template <class Loss>
   void Run(ILayer<T>& network, Optimizer<T>& optimizer, const TensorRef<T>& batch, double maxGradientNorm,
            const Loss& loss, TrainingProgress& progress) {
@@ -55,11 +55,8 @@ class Update {
     }
     optimizer.ClearGradients();
     if (network.SupportsTraining()) network.Backward(outputGradient_, inputGradient_);
-    if (maxGradientNorm > 0) {
-      progress.gradientNorm =
-          static_cast<double>(ClipGradientNorm<T>(optimizer.Parameters(), static_cast<T>(maxGradientNorm)));
-    }
-    optimizer.Step(static_cast<T>(progress.learningRate));
+    const T norm = optimizer.Step(static_cast<T>(progress.learningRate), static_cast<T>(maxGradientNorm));
+    if (maxGradientNorm > 0) progress.gradientNorm = static_cast<double>(norm);
     ++progress.step;
   }
 
@@ -146,8 +143,8 @@ class Trainer {
   }
 
   /// Runs from the current step to the last one. @return the mean loss over the last epoch's steps run here.
-  /// @throws StateError if a loss is NaN or infinite: the parameters are those before that step; and if the
-  /// run was resumed and began on another number of rows.
+  /// @throws StateError if a loss or a gradient is NaN or infinite: parameters, moments and step counts are
+  /// those before that step; and if the run was resumed and began on another number of rows.
   double Run(const TensorRef<T>& inputs, const BatchLoss<T>& loss) {
     CheckRows(inputs.rows());
     const auto start = std::chrono::steady_clock::now();
