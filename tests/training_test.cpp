@@ -770,3 +770,36 @@ TEST_CASE("an optimizer and a trainer refuse a network in which one object has t
   REQUIRE_THROWS_AS(SGD<float>(network), ConfigError);
   REQUIRE_THROWS_AS(Trainer<float>(network, before, {}), ConfigError);
 }
+
+TEST_CASE("a loss keeps its targets or labels: a temporary will do") {
+  const Tensor<double> inputs = RandomTensor<double>(40, 3, 33);
+  const Tensor<double> targets = RandomTensor<double>(40, 2, 34);
+  const Labels labels(40, 1);
+  const auto trained = [&](const BatchLoss<double>& loss) {
+    DenseLayer<double> layer(3, 2);
+    SGD<double> optimizer(layer);
+    Trainer<double>(layer, optimizer, {.epochs = 2, .batchSize = 8}).Run(inputs, loss);
+    return layer.GetParameters();
+  };
+  const Vector<double> expected = trained(nola::RegressionLoss<double>(targets));
+  const BatchLoss<double> product = nola::RegressionLoss<double>(targets * 1.0);
+  const BatchLoss<double> block = nola::RegressionLoss<double>(targets.topRows(40));
+  const BatchLoss<double> moved = nola::RegressionLoss(Tensor<double>(targets));
+  const BatchLoss<double> columns = nola::RegressionLoss<double>(Eigen::MatrixXd(targets));
+  const BatchLoss<double> copy = BatchLoss<double>(moved);
+  for (const auto& loss : {product, block, moved, columns, copy}) REQUIRE(SameBits(trained(loss), expected));
+
+  const Vector<double> classified = trained(nola::ClassificationLoss<double>(labels));
+  const BatchLoss<double> ofVector = nola::ClassificationLoss<double>(Labels(40, 1));
+  const BatchLoss<double> ofSpan = nola::ClassificationLoss<double>(std::span(labels));
+  std::array<std::int32_t, 40> array{};
+  array.fill(1);
+  const BatchLoss<double> ofArray = nola::ClassificationLoss<double>(array);
+  for (const auto& loss : {ofVector, ofSpan, ofArray}) REQUIRE(SameBits(trained(loss), classified));
+  const BatchLoss<double> ofList = nola::ClassificationLoss<double>({0, 1, 1});
+  Tensor<double> gradient;
+  const std::vector<Index> rows{2, 0};
+  const Tensor<double> output = RandomTensor<double>(2, 2, 35);
+  REQUIRE(ofList(output, rows, gradient) ==
+          nola::SoftmaxCrossEntropy<double>(output, Labels{1, 0}, gradient));
+}

@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -226,40 +227,48 @@ class Trainer {
   detail::Update<T> update_;
 };
 
-/// Softmax cross-entropy against one label for every row of the data set; the labels must outlive the
-/// function.
+/// Softmax cross-entropy against one label for every row of the data set. The function keeps the labels, and
+/// its copies share them.
 /// @throws ShapeError from the loop if there are fewer labels than rows or a label is outside the classes.
 template <std::floating_point T>
-BatchLoss<T> ClassificationLoss(std::span<const std::int32_t> labels) {
-  return [labels, batch = std::vector<std::int32_t>()](const Tensor<T>& output, std::span<const Index> rows,
-                                                       Tensor<T>& gradient) mutable {
+BatchLoss<T> ClassificationLoss(std::vector<std::int32_t> labels) {
+  return [labels = std::make_shared<const std::vector<std::int32_t>>(std::move(labels)),
+          batch = std::vector<std::int32_t>()](const Tensor<T>& output, std::span<const Index> rows,
+                                               Tensor<T>& gradient) mutable {
     batch.resize(rows.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto row = static_cast<std::size_t>(rows[i]);
-      if (row >= labels.size()) {
+      if (row >= labels->size()) {
         throw ShapeError(
-            Message({"ClassificationLoss: row ", row, " has no label, there are ", labels.size()}));
+            Message({"ClassificationLoss: row ", row, " has no label, there are ", labels->size()}));
       }
-      batch[i] = labels[row];
+      batch[i] = (*labels)[row];
     }
     return SoftmaxCrossEntropy<T>(output, batch, gradient);
   };
 }
+/// The same with a copy of these labels.
+template <std::floating_point T>
+BatchLoss<T> ClassificationLoss(std::span<const std::int32_t> labels) {
+  return ClassificationLoss<T>(std::vector<std::int32_t>(labels.begin(), labels.end()));
+}
 
-/// Mean squared error against one row of targets for every row of the data set; the targets must outlive the
-/// function.
+/// Mean squared error against one row of targets for every row of the data set. The function keeps the
+/// targets, so a temporary will do, and its copies share them: std::move spares the one copy that is made of
+/// a matrix.
+/// @param targets  [rows x OutputSize()], or any expression of that shape.
 /// @throws ShapeError from the loop if there are fewer target rows than rows.
 template <std::floating_point T>
-BatchLoss<T> RegressionLoss(const Tensor<T>& targets) {
-  return [&targets, batch = Tensor<T>()](const Tensor<T>& output, std::span<const Index> rows,
-                                         Tensor<T>& gradient) mutable {
-    batch.resize(static_cast<Index>(rows.size()), targets.cols());
+BatchLoss<T> RegressionLoss(Tensor<T> targets) {
+  return [targets = std::make_shared<const Tensor<T>>(std::move(targets)), batch = Tensor<T>()](
+             const Tensor<T>& output, std::span<const Index> rows, Tensor<T>& gradient) mutable {
+    batch.resize(static_cast<Index>(rows.size()), targets->cols());
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i] >= targets.rows()) {
+      if (rows[i] >= targets->rows()) {
         throw ShapeError(
-            Message({"RegressionLoss: row ", rows[i], " has no target, there are ", targets.rows()}));
+            Message({"RegressionLoss: row ", rows[i], " has no target, there are ", targets->rows()}));
       }
-      batch.row(static_cast<Index>(i)) = targets.row(rows[i]);
+      batch.row(static_cast<Index>(i)) = targets->row(rows[i]);
     }
     return MeanSquaredError<T>(output, batch, gradient);
   };
