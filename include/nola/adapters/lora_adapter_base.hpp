@@ -76,7 +76,8 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
       throw UnsupportedError(this->LayerType() + ": cannot merge into a " + base->LayerType() +
                              ", which has no dense weight; a DenseLayer has one");
     }
-    weight.noalias() += (Scaling() * FactorA()) * FactorB().transpose();
+    const FactorMatrix<T> scaledA = Scaling() * FactorA();
+    detail::AddProduct(scaledA, FactorB().transpose(), weight);
     return std::make_shared<DenseLayer<T>>(std::move(weight), std::move(bias));
   }
 

@@ -149,8 +149,9 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   void Rebuild(std::size_t index, Factor which, BuiltFactor& factor) {
     const Tensor<T>& coefficients = this->Value(index);
     if (factor.isBuilt && factor.coefficients == coefficients) return;
-    factor.coefficients = coefficients;
+    factor.isBuilt = false;  // until nothing can fail any more
     BuildFactor<T>(generator_, which, coefficients.row(0).transpose(), factor.matrix, workspace_);
+    factor.coefficients = coefficients;
     factor.isBuilt = true;
   }
 
