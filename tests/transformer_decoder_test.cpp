@@ -187,6 +187,29 @@ TEST_CASE("a copy of a decoder shares nothing with it") {
   REQUIRE(SameBits(decoder.Infer(tokens), before));
 }
 
+TEST_CASE("a decoder keeps its vocabulary and positions when a table is replaced") {
+  TransformerDecoder<double> decoder = RandomDecoder<double>(kSmall);
+  const auto replace = [&](const char* name, Index count) {
+    return [&decoder, name, count] {
+      decoder.ReplaceChild(name, std::make_shared<nola::Embedding<double>>(count, 6));
+    };
+  };
+  const Tensor<double> tokens = RandomTokens<double>(5, 7, 1);
+  const Tensor<double> before = decoder.Infer(tokens);
+  for (const Index count : {1, 6, 8}) {
+    REQUIRE_THROWS_AS(replace("token_embedding", count)(), ShapeError);
+    REQUIRE_THROWS_AS(replace("position_embedding", count)(), ShapeError);
+  }
+  REQUIRE_THROWS_AS(decoder.ReplaceChild("token_embedding", nullptr), ConfigError);
+  REQUIRE_THROWS_AS(replace("other_embedding", 7)(), ConfigError);
+  const auto table = decoder.Children()[0].layer;
+  REQUIRE_THROWS_AS(decoder.ReplaceChild("position_embedding", table), nola::Error);  // two places
+  REQUIRE(SameBits(decoder.Infer(tokens), before));
+  REQUIRE_NOTHROW(replace("token_embedding", 7)());
+  REQUIRE_NOTHROW(replace("position_embedding", 5)());
+  REQUIRE(decoder.Forward(tokens).cols() == decoder.OutputSize());
+}
+
 TEST_CASE("what a decoder trains is decided in Forward") {
   nola::TransformerDecoderOptions options = kSmall;
   options.tiedHead = GENERATE(true, false);

@@ -147,10 +147,17 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
     cache.SetLength(cache.Length() + count);
   }
 
-  /// @throws as LayerBase, and ConfigError for an embedding that is replaced by another type.
+  /// @throws as LayerBase; ConfigError for an embedding that is replaced by another type, ShapeError for one
+  /// of another number of rows: vocabulary and positions stay.
   void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) override {
-    if (name.ends_with("_embedding") && dynamic_cast<Embedding<T>*>(layer.get()) == nullptr) {
-      throw ConfigError("TransformerDecoder: '" + name + "' must be an Embedding");
+    for (const std::size_t child : {kToken, kPosition}) {
+      if (layer == nullptr || name != this->Children()[child].name) continue;
+      const auto* table = dynamic_cast<const Embedding<T>*>(layer.get());
+      if (table == nullptr) throw ConfigError("TransformerDecoder: '" + name + "' must be an Embedding");
+      if (table->Count() != TableOf(child).Count()) {
+        throw ShapeError(Message({"TransformerDecoder: '", name, "' has ", TableOf(child).Count(),
+                                  " rows, its replacement ", table->Count()}));
+      }
     }
     LayerBase<T>::ReplaceChild(name, std::move(layer));
   }
