@@ -246,6 +246,21 @@ TEST_CASE("marks between Forward and Backward do no harm with recomputation eith
   }
 }
 
+TEST_CASE("an empty batch goes through a decoder, with and without recomputation and adapters") {
+  for (const bool recompute : {false, true}) {
+    for (const bool adapted : {false, true}) {
+      TransformerDecoder<float> decoder = RandomDecoder<float>(kSmall);
+      nola::SetRecompute<float>(decoder, recompute);
+      if (adapted) nola::AdaptLayers<float>(decoder, {.rank = 2, .numBasisA = 4, .numBasisB = 4});
+      const Tensor<float> logits = decoder.Forward(Tensor<float>(0, 1));
+      REQUIRE(logits.cols() == 7);
+      REQUIRE(decoder.Backward(logits).rows() == 0);
+      REQUIRE(decoder.Infer(Tensor<float>(0, 1)).rows() == 0);
+      REQUIRE(decoder.GetParameterGradients().isZero(0));
+    }
+  }
+}
+
 TEST_CASE("a decoder that is to be loaded is not drawn, and one that is drawn has its old numbers") {
   nola::TransformerDecoderOptions options = kSmall;
   options.tiedHead = GENERATE(true, false);

@@ -311,6 +311,21 @@ TEST_CASE("attention of one layer object four times is refused") {
   REQUIRE_THROWS_AS(CausalSelfAttention<double>(2, 3, dense, dense, dense, dense), ConfigError);
 }
 
+TEMPLATE_TEST_CASE("an empty batch goes through every part of a transformer", "", float, double) {
+  using T = TestType;
+  std::vector<std::shared_ptr<nola::ILayer<T>>> layers{std::make_shared<Embedding<T>>(5, 4),
+                                                       std::make_shared<LayerNorm<T>>(4),
+                                                       std::make_shared<CausalSelfAttention<T>>(4, 2, 3)};
+  for (const auto& layer : layers) {
+    INFO(layer->LayerType());
+    REQUIRE(layer->Infer(Tensor<T>(0, layer->InputSize())).rows() == 0);
+    const Tensor<T> output = layer->Forward(Tensor<T>(0, layer->InputSize()));
+    REQUIRE(output.cols() == layer->OutputSize());
+    REQUIRE(layer->Backward(output).rows() == 0);
+    REQUIRE(layer->GetParameterGradients().isZero(0));
+  }
+}
+
 TEST_CASE("parts that are to be loaded start at zero") {
   REQUIRE(Embedding<float>(5, 4, 42, 0.02, nola::Initialization::none).Weights().isZero(0));
   REQUIRE(

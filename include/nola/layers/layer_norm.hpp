@@ -49,7 +49,8 @@ class LayerNorm final : public LayerBase<T> {
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
-    if (Includes(wanted, Gradients::parameters)) {
+    // Eigen would offset the null pointer of an empty batch.
+    if (Includes(wanted, Gradients::parameters) && outputGradient.rows() > 0) {
       if (this->IsTrainable(kWeight)) {
         this->Gradient(kWeight) += outputGradient.cwiseProduct(normalized_).colwise().sum();
       }
