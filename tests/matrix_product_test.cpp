@@ -66,22 +66,25 @@ class Example {
         before_(RandomTensor<T>(shape.rows + 2, shape.columns + 5, 4)) {}
 
   /// All of the result's memory after the product.
-  Tensor<T> On(InstructionSet set) const {
+  Tensor<T> On(InstructionSet set) const { return On(set, 0, shape_.rows); }
+
+  /// The same with some of the rows, in a product of their own.
+  Tensor<T> On(InstructionSet set, Index first, Index rows) const {
     Tensor<T> memory = before_;
     T* result = memory.data() + memory.cols() + 2;
     const T* initial = start_ == Start::zero ? nullptr : start_ == Start::row ? row_.data() : result;
-    const std::size_t allocations = test::AllocationsOf([&] {
-      Multiply<T>({shape_.rows,
-                   shape_.columns,
-                   shape_.depth,
-                   {left_.data() + left_.cols() + 1, left_.cols(), leftTransposed_},
-                   {right_.data() + right_.cols() + 1, right_.cols(), rightTransposed_},
-                   initial,
-                   start_ == Start::result ? memory.cols() : 0,
-                   result,
-                   memory.cols()},
-                  set);
-    });
+    const MatrixProduct<T> product{shape_.rows,
+                                   shape_.columns,
+                                   shape_.depth,
+                                   {left_.data() + left_.cols() + 1, left_.cols(), leftTransposed_},
+                                   {right_.data() + right_.cols() + 1, right_.cols(), rightTransposed_},
+                                   initial,
+                                   start_ == Start::result ? memory.cols() : 0,
+                                   result,
+                                   memory.cols()};
+    nola::detail::ProductScratch<T>(1 << 15);  // a thread's first products take its scratch memory
+    const std::size_t allocations =
+        test::AllocationsOf([&] { Multiply<T>(product.Block(first, 0, rows, shape_.columns), set); });
     if (!kThreaded) REQUIRE(allocations == 0);
     return memory;
   }
@@ -139,6 +142,60 @@ TEMPLATE_TEST_CASE("a product of any shape and layout is right and writes nothin
 
 TEMPLATE_TEST_CASE("a sum of thousands of products is right", "", float, double) {
   for (const Index rows : {3, 40}) RequireRight<TestType>({rows, 50, 1700});
+}
+
+// Batches on either side of what decides between formulations.
+TEMPLATE_TEST_CASE("a row's bits depend on no other row, nor on where it lies in a batch", "", float,
+                   double) {
+  std::vector<Shape> shapes{{140, 1000, 65}, {70, 1024, 513}, {60, 49, 3000}, {310, 33, 130}};
+  for (const Index columns : {1, 3, 7, 8, 17, 50}) {
+    for (const Index depth : {1, 2, 5, 64, 65, 511, 512, 513, 1030}) shapes.push_back({48, columns, depth});
+  }
+  for (const Shape& shape : shapes) {
+    for (const bool leftTransposed : {false, true}) {
+      for (const bool rightTransposed : {false, true}) {
+        const Example<TestType> example(shape, leftTransposed, rightTransposed, Start::row);
+        for (const InstructionSet set : SupportedSets()) {
+          const Tensor<TestType> all = example.On(set);
+          for (const Index rows : {1, 2, 3, 4, 5, 8, 15, 16, 17, 40}) {
+            const Index first = (7 * rows) % (shape.rows - rows + 1);
+            const Tensor<TestType> some = example.On(set, first, rows);
+            INFO(rows << " of " << shape.rows << " x " << shape.depth << " x " << shape.columns << " on "
+                      << InstructionSetName(set) << ", transposed " << leftTransposed << rightTransposed);
+            REQUIRE(SameBits(Tensor<TestType>(some.middleRows(1 + first, rows)),
+                             Tensor<TestType>(all.middleRows(1 + first, rows))));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("a column's bits depend on no other column", "", float, double) {
+  for (const bool rightTransposed : {false, true}) {
+    const Tensor<TestType> left = RandomTensor<TestType>(21, 700, 1);
+    const Tensor<TestType> right = rightTransposed ? RandomTensor<TestType>(150, 700, 2)
+                                                   : RandomTensor<TestType>(700, 150, 2);
+    const auto product = [&](Index rows, Index first, Index columns, InstructionSet set) {
+      Tensor<TestType> result(rows, columns);
+      const MatrixView<TestType> view{right.data(), right.cols(), rightTransposed};
+      Multiply<TestType>({rows, columns, 700, {left.data(), 700, false}, view.From(0, first), nullptr, 0,
+                          result.data(), columns},
+                         set);
+      return result;
+    };
+    for (const InstructionSet set : SupportedSets()) {
+      for (const Index rows : {1, 2, 9, 21}) {
+        const Tensor<TestType> all = product(rows, 0, 150, set);
+        for (const Index columns : {1, 6, 16, 47, 50, 130}) {
+          const Index first = (5 * columns) % (151 - columns);
+          INFO(columns << " of 150 columns, " << rows << " rows on " << InstructionSetName(set));
+          REQUIRE(SameBits(product(rows, first, columns, set),
+                           Tensor<TestType>(all.middleCols(first, columns))));
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("long double has its products too") { RequireRight<long double>({20, 30, 40}); }

@@ -38,26 +38,13 @@ void ForBlocks(const MatrixProduct<T>& product, Index strip, Run run) {
   });
 }
 
-/// Computes a product in the formulation that suits its shape.
+/// Computes a product. Each number has the same sequence of roundings for any number of rows and threads.
 template <class T>
 void Multiply(const MatrixProduct<T>& product, InstructionSet set = DefaultInstructionSet()) {
-  constexpr Index kFew = 16;
   if (product.rows == 0 || product.columns == 0) return;
   WithProductKernels<T>(set, [&](auto kernels) {
     using Kernels = decltype(kernels);
-    const auto run = [&](auto multiply) { ForBlocks(product, Kernels::kStrip, multiply); };
-    if (!product.right.transposed && (product.rows <= kFew || product.depth <= 2 * kFew)) {
-      run([](const MatrixProduct<T>& block) { Kernels::MultiplyRows(block); });
-    } else if (product.right.transposed && !product.left.transposed &&
-               (product.rows <= kFew || product.columns <= kFew)) {
-      run([](const MatrixProduct<T>& block) { Kernels::MultiplyDots(block); });
-    } else {
-#ifdef EIGEN_USE_BLAS
-      PortableProductKernels::MultiplyPacked(product);
-#else
-      run([](const MatrixProduct<T>& block) { Kernels::MultiplyPacked(block); });
-#endif
-    }
+    ForBlocks(product, Kernels::kStrip, [](const MatrixProduct<T>& block) { Kernels::Multiply(block); });
   });
 }
 

@@ -1,11 +1,14 @@
 // The inner loops of a matrix product, for every instruction set: sums of rows, dot products, packed panels.
 #pragma once
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 #include "nola/core/tensor.hpp"
+#include "nola/kernels/basis_workspace.hpp"
 #include "nola/kernels/instruction_set.hpp"
 
 #ifdef __x86_64__
@@ -66,101 +69,144 @@ struct MatrixProduct {
   }
 };
 
-/// Eigen's block sizes, such that its packed copies of both operands fit on the stack: above
-/// EIGEN_STACK_ALLOCATION_LIMIT bytes they would come from the heap, at every product.
+/// Room for the panels of a product, one to a thread, kept from call to call.
 template <class T>
-struct StackBlocking : Eigen::internal::level3_blocking<T, T> {
-  StackBlocking() {
-    constexpr Index kStack = EIGEN_STACK_ALLOCATION_LIMIT > 0 ? EIGEN_STACK_ALLOCATION_LIMIT : 131072;
-    this->m_kc = 96;
-    this->m_mc = std::max<Index>(kStack / (96 * Index{sizeof(T)}) / 48 * 48, 16);
-    this->m_nc = this->m_mc;
-  }
-};
-
-/// The product by Eigen: what machines without kernels of their own run, with Eigen's instruction set.
-struct PortableProductKernels {
-  static constexpr Index kStrip = 48;  ///< columns to share among threads are a multiple of this
-
-  template <class T>
-  static void MultiplyRows(const MatrixProduct<T>& product) {
-    MultiplyPacked(product);
-  }
-  template <class T>
-  static void MultiplyDots(const MatrixProduct<T>& product) {
-    MultiplyPacked(product);
-  }
-  template <class T>
-  static void MultiplyPacked(const MatrixProduct<T>& product) {
-    for (Index i = 0; i < product.rows; ++i) {
-      T* row = product.result + i * product.resultStride;
-      const T* initial = product.initial + i * product.initialStride;
-      if (product.initial == nullptr)
-        std::fill_n(row, product.columns, T(0));
-      else if (initial != row)
-        std::copy_n(initial, product.columns, row);
-    }
-    if (product.left.transposed) {
-      product.right.transposed ? Add<Eigen::ColMajor, Eigen::ColMajor>(product)
-                               : Add<Eigen::ColMajor, Eigen::RowMajor>(product);
-    } else {
-      product.right.transposed ? Add<Eigen::RowMajor, Eigen::ColMajor>(product)
-                               : Add<Eigen::RowMajor, Eigen::RowMajor>(product);
-    }
-  }
-
- private:
-  template <int leftOrder, int rightOrder, class T>
-  static void Add(const MatrixProduct<T>& p) {
-    if (p.rows == 1 || p.columns == 1) {
-      using Eigen::Dynamic;
-      using Stride = Eigen::OuterStride<>;
-      const Eigen::Map<const Eigen::Matrix<T, Dynamic, Dynamic, leftOrder>, 0, Stride> left(
-          p.left.data, p.rows, p.depth, Stride(p.left.stride));
-      const Eigen::Map<const Eigen::Matrix<T, Dynamic, Dynamic, rightOrder>, 0, Stride> right(
-          p.right.data, p.depth, p.columns, Stride(p.right.stride));
-      Eigen::Map<Tensor<T>, 0, Stride>(p.result, p.rows, p.columns, Stride(p.resultStride)).noalias() +=
-          left * right;
-      return;
-    }
-    StackBlocking<T> blocking;
-    Eigen::internal::general_matrix_matrix_product<Index, T, leftOrder, false, T, rightOrder, false,
-                                                   Eigen::RowMajor, 1>::run(p.rows, p.columns, p.depth,
-                                                                            p.left.data, p.left.stride,
-                                                                            p.right.data, p.right.stride,
-                                                                            p.result, 1, p.resultStride, T(1),
-                                                                            blocking);
-  }
-};
-
-#ifdef __x86_64__
-/// Bit mask of the lanes whose index has the bit `step`.
-constexpr int OddLanes(unsigned step, unsigned lanes) {
-  int mask = 0;
-  for (unsigned lane = 0; lane < lanes; ++lane) mask |= (lane & step) != 0 ? 1 << lane : 0;
-  return mask;
+T* ProductScratch(std::size_t size) {
+  thread_local ScratchBuffer<T> scratch;
+  return scratch.Reserve(size);
 }
 
+#define NOLA_INLINE NOLA_TARGET inline __attribute__((always_inline))
+#define NOLA_UNROLL _Pragma("GCC unroll 16")
+
+/// What machines without kernels of their own run: registers of 16 bytes, which the compiler has or makes up.
+namespace portable {
+#define NOLA_TARGET
+inline constexpr Index kLanes = 4;
+inline constexpr Index kTileRows = 4;
+inline constexpr Index kTileRegisters = 2;
+inline constexpr Index kDotRows = 1;
+template <class T>
+inline constexpr unsigned kWidth = 16 / sizeof(T);
+template <>
+inline constexpr unsigned kWidth<long double> = 1;
+
+template <class T>
+struct PackOf {
+  using Register [[gnu::vector_size(16)]] = T;
+};
+template <>
+struct PackOf<long double> {
+  using Register = long double;
+};
+
+template <class T>
+struct Simd {
+  using Register = typename PackOf<T>::Register;
+  using Mask = Index;  ///< how many of the first lanes
+
+  static NOLA_INLINE Register Fill(T a) { return a - Register{}; }
+  static NOLA_INLINE Register Load(const T* a) {
+    Register loaded;
+    std::memcpy(&loaded, a, sizeof(Register));
+    return loaded;
+  }
+  static NOLA_INLINE void Store(T* to, Register a) { std::memcpy(to, &a, sizeof(Register)); }
+  static NOLA_INLINE Mask First(Index count) { return count; }
+  static NOLA_INLINE Register Load(const T* a, Mask mask) {
+    if (mask == kWidth<T>) return Load(a);
+    T lanes[kWidth<T>] = {};
+    for (Index i = 0; i < mask; ++i) lanes[i] = a[i];
+    return Load(lanes);
+  }
+  static NOLA_INLINE void Store(T* to, Register a, Mask mask) {
+    if (mask == kWidth<T>) return Store(to, a);
+    T lanes[kWidth<T>];
+    Store(lanes, a);
+    for (Index i = 0; i < mask; ++i) to[i] = lanes[i];
+  }
+  static NOLA_INLINE Mask FirstOfParts(Index count) { return count; }
+  static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
+    T lanes[kWidth<T>];
+    Store(lanes, b);
+    Store(lanes, a, mask);
+    return Load(lanes);
+  }
+  static NOLA_INLINE Register Repeat(const T* a) { return Load(a); }
+  static NOLA_INLINE Register Add(Register a, Register b) { return a + b; }
+  static NOLA_INLINE Register MultiplyAdd(Register a, Register b, Register c) { return a * b + c; }
+};
+
+template <class Register>
+NOLA_INLINE void GatherParts(Register*) {}
+template <class Register>
+NOLA_INLINE Register ZipLow(Register a, Register b) {
+  if constexpr (sizeof(a[0]) == 8) {
+    return Register{a[0], b[0]};
+  } else {
+    return Register{a[0], b[0], a[1], b[1]};
+  }
+}
+template <class Register>
+NOLA_INLINE Register ZipHigh(Register a, Register b) {
+  if constexpr (sizeof(a[0]) == 8) {
+    return Register{a[1], b[1]};
+  } else {
+    return Register{a[2], b[2], a[3], b[3]};
+  }
+}
+template <class Register>
+NOLA_INLINE Register ZipLowPairs(Register a, Register b) {
+  return Register{a[0], a[1], b[0], b[1]};
+}
+template <class Register>
+NOLA_INLINE Register ZipHighPairs(Register a, Register b) {
+  return Register{a[2], a[3], b[2], b[3]};
+}
+#include "nola/kernels/vector_lanes.inl"
+
+#include "nola/kernels/product_kernels.inl"
+#undef NOLA_TARGET
+}  // namespace portable
+
+#ifdef __x86_64__
 #ifndef __clang__
 #pragma GCC diagnostic push
 // GCC 12 takes the registers that an intrinsic leaves undefined on purpose for ours (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#define NOLA_INLINE NOLA_TARGET inline __attribute__((always_inline))
-#define NOLA_UNROLL _Pragma("GCC unroll 16")
 namespace avx2 {
+inline constexpr Index kTileRows = 4;
+inline constexpr Index kTileRegisters = 3;
+inline constexpr Index kDotRows = 4;
 #define NOLA_TARGET __attribute__((target("avx2,fma")))
-/// a, with the lanes of b whose index has the bit `step`.
-template <unsigned step>
-NOLA_INLINE __m256 Blend(__m256 a, __m256 b) {
-  constexpr auto mask = OddLanes(step, 8);  // a constant at -O0 too
-  return _mm256_blend_ps(a, b, mask);
+/// Makes part i of 16 bytes of the rows 0, n, 2n .. the row n*i, that of 1, n+1, 2n+1 .. the row n*i + 1, ..
+NOLA_INLINE void GatherParts(__m256* rows) {
+  NOLA_UNROLL
+  for (unsigned i = 0; i < 4; ++i) {
+    const __m256 low = _mm256_permute2f128_ps(rows[i], rows[i + 4], 0x20);
+    rows[i + 4] = _mm256_permute2f128_ps(rows[i], rows[i + 4], 0x31);
+    rows[i] = low;
+  }
 }
-template <unsigned step>
-NOLA_INLINE __m256d Blend(__m256d a, __m256d b) {
-  constexpr auto mask = OddLanes(step, 4);  // a constant at -O0 too
-  return _mm256_blend_pd(a, b, mask);
+NOLA_INLINE void GatherParts(__m256d* rows) {
+  NOLA_UNROLL
+  for (unsigned i = 0; i < 2; ++i) {
+    const __m256d low = _mm256_permute2f128_pd(rows[i], rows[i + 2], 0x20);
+    rows[i + 2] = _mm256_permute2f128_pd(rows[i], rows[i + 2], 0x31);
+    rows[i] = low;
+  }
+}
+NOLA_INLINE __m256 ZipLow(__m256 a, __m256 b) { return _mm256_unpacklo_ps(a, b); }
+NOLA_INLINE __m256 ZipHigh(__m256 a, __m256 b) { return _mm256_unpackhi_ps(a, b); }
+NOLA_INLINE __m256d ZipLow(__m256d a, __m256d b) { return _mm256_unpacklo_pd(a, b); }
+NOLA_INLINE __m256d ZipHigh(__m256d a, __m256d b) { return _mm256_unpackhi_pd(a, b); }
+NOLA_INLINE __m256 ZipLowPairs(__m256 a, __m256 b) {
+  return _mm256_castpd_ps(ZipLow(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+}
+NOLA_INLINE __m256 ZipHighPairs(__m256 a, __m256 b) {
+  return _mm256_castpd_ps(ZipHigh(_mm256_castps_pd(a), _mm256_castps_pd(b)));
 }
 #include "nola/kernels/vector_lanes.inl"
 
@@ -168,26 +214,57 @@ NOLA_INLINE __m256d Blend(__m256d a, __m256d b) {
 #undef NOLA_TARGET
 }  // namespace avx2
 namespace avx512 {
+inline constexpr Index kTileRows = 8;
+inline constexpr Index kTileRegisters = 3;
+inline constexpr Index kDotRows = 4;
 #define NOLA_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
-template <unsigned step>
-NOLA_INLINE __m512 Blend(__m512 a, __m512 b) {
-  return _mm512_mask_blend_ps(OddLanes(step, 16), a, b);
+NOLA_INLINE void GatherParts(__m512* rows) {
+  NOLA_UNROLL
+  for (unsigned i = 0; i < 4; ++i) {
+    const __m512 a = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x44);
+    const __m512 b = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xEE);
+    const __m512 c = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0x44);
+    const __m512 d = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0xEE);
+    rows[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+    rows[i + 4] = _mm512_shuffle_f32x4(a, c, 0xDD);
+    rows[i + 8] = _mm512_shuffle_f32x4(b, d, 0x88);
+    rows[i + 12] = _mm512_shuffle_f32x4(b, d, 0xDD);
+  }
 }
-template <unsigned step>
-NOLA_INLINE __m512d Blend(__m512d a, __m512d b) {
-  return _mm512_mask_blend_pd(OddLanes(step, 8), a, b);
+NOLA_INLINE void GatherParts(__m512d* rows) {
+  NOLA_UNROLL
+  for (unsigned i = 0; i < 2; ++i) {
+    const __m512d a = _mm512_shuffle_f64x2(rows[i], rows[i + 2], 0x44);
+    const __m512d b = _mm512_shuffle_f64x2(rows[i], rows[i + 2], 0xEE);
+    const __m512d c = _mm512_shuffle_f64x2(rows[i + 4], rows[i + 6], 0x44);
+    const __m512d d = _mm512_shuffle_f64x2(rows[i + 4], rows[i + 6], 0xEE);
+    rows[i] = _mm512_shuffle_f64x2(a, c, 0x88);
+    rows[i + 2] = _mm512_shuffle_f64x2(a, c, 0xDD);
+    rows[i + 4] = _mm512_shuffle_f64x2(b, d, 0x88);
+    rows[i + 6] = _mm512_shuffle_f64x2(b, d, 0xDD);
+  }
+}
+NOLA_INLINE __m512 ZipLow(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b); }
+NOLA_INLINE __m512 ZipHigh(__m512 a, __m512 b) { return _mm512_unpackhi_ps(a, b); }
+NOLA_INLINE __m512d ZipLow(__m512d a, __m512d b) { return _mm512_unpacklo_pd(a, b); }
+NOLA_INLINE __m512d ZipHigh(__m512d a, __m512d b) { return _mm512_unpackhi_pd(a, b); }
+NOLA_INLINE __m512 ZipLowPairs(__m512 a, __m512 b) {
+  return _mm512_castpd_ps(ZipLow(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+NOLA_INLINE __m512 ZipHighPairs(__m512 a, __m512 b) {
+  return _mm512_castpd_ps(ZipHigh(_mm512_castps_pd(a), _mm512_castps_pd(b)));
 }
 #include "nola/kernels/vector_lanes.inl"
 
 #include "nola/kernels/product_kernels.inl"
 #undef NOLA_TARGET
 }  // namespace avx512
-#undef NOLA_UNROLL
-#undef NOLA_INLINE
 #ifndef __clang__
 #pragma GCC diagnostic pop
 #endif
 #endif
+#undef NOLA_UNROLL
+#undef NOLA_INLINE
 
 /// Calls run(kernels) with the product kernels of an instruction set.
 template <class T, class Run>
@@ -198,7 +275,7 @@ void WithProductKernels([[maybe_unused]] InstructionSet set, Run run) {
     if (set == InstructionSet::avx2) return run(avx2::ProductKernels{});
   }
 #endif
-  run(PortableProductKernels{});
+  run(portable::ProductKernels{});
 }
 
 }  // namespace nola::detail

@@ -1,235 +1,330 @@
 // Matrix products in terms of a register, for the header of one instruction set to include in its namespace.
-// A number is summed in the same order whatever the tile it falls in: a product may be cut anywhere between
-// rows and at multiples of kStrip between columns.
+//
+// A number of the result has the same sequence of roundings wherever it lies and whatever is computed beside
+// it. Its products are taken kChunk at a time, those of a chunk are summed from zero, one after the other, in
+// kParts sums, and each sum is added to the result. If the right matrix is not transposed, a sum has kTerms
+// neighbours; if it is, every kParts-th product, which is how they lie in a register. So a product may be cut
+// anywhere between rows and columns, and the loops may be in any order.
 
 class ProductKernels {
-  // Tiles whose sums fill three quarters of the registers; the fewer the rows, the wider.
-  static constexpr Index kTileRows = kLanes / 2;
-  static constexpr unsigned kTileRegisters = 3;
+  template <class T>
+  static constexpr Index kParts = kPart<T>;
+  static constexpr Index kChunk = 512;
+  template <class T>
+  static constexpr Index kTerms = kChunk / kParts<T>;
+  static constexpr Index kFewRows = 16;
   static constexpr unsigned TileRegisters(unsigned rows) {
-    return rows == kTileRows ? kTileRegisters : rows == kTileRows / 2 ? 4 : 8;
+    return rows <= 2 && kTileRegisters == 3 ? 8 : kTileRegisters;
   }
-  static constexpr Index kDotColumns = kLanes / 2;
+  static constexpr Index kScratch = kChunk * kTileRegisters * kLanes;  ///< 32-bit numbers of a panel
 
  public:
-  static constexpr Index kStrip = kTileRegisters * kLanes;
+  static constexpr Index kStrip = kTileRegisters * kLanes;  ///< columns of a tile, of 32-bit numbers
 
-  /// Sums the rows of the right matrix where they lie: for few rows or a shallow sum.
-  /// @pre right.transposed is false.
   template <class T>
-  NOLA_TARGET static void MultiplyRows(const MatrixProduct<T>& product) {
-    constexpr Index kDepth = 64;
-    Index k = 0;
-    do {
-      const Index end = std::min(k + kDepth, product.depth);
-      SumRows(product.Part(k, end));
-      k = end;
-    } while (k < product.depth);
-  }
-
-  /// Dot products of rows where they lie: for few rows or few columns.
-  /// @pre right.transposed is true, left.transposed is false.
-  template <class T>
-  NOLA_TARGET static void MultiplyDots(const MatrixProduct<T>& product) {
-    Index j = 0;
-    for (; j + kDotColumns <= product.columns; j += kDotColumns) DotColumns<kDotColumns>(product, j);
-    if (kDotColumns > 4 && product.columns - j >= 4) {
-      DotColumns<4>(product, j);
-      j += 4;
+  NOLA_TARGET static void Multiply(const MatrixProduct<T>& product) {
+    if (product.right.transposed && !product.left.transposed && product.rows <= kDotRows) {
+      DotRows(product);
+    } else if (!product.right.transposed && (product.rows <= kFewRows || product.depth <= 2 * kFewRows)) {
+      SumWhereItLies(product);
+    } else {
+      SumFromPanels(product);
     }
-    if (product.columns - j >= 2) {
-      DotColumns<2>(product, j);
-      j += 2;
-    }
-    if (product.columns - j >= 1) DotColumns<1>(product, j);
-  }
-
-  /// Copies the right matrix into a panel for the second-level cache, a strip of columns at a time: for the
-  /// rest.
-  template <class T>
-  NOLA_TARGET static void MultiplyPacked(const MatrixProduct<T>& product) {
-    constexpr Index kPanelDepth = 512;
-    constexpr Index kPanelWidth = kTileRegisters * kWidth<T>;
-    alignas(64) T panel[static_cast<std::size_t>(kPanelDepth * kPanelWidth)];
-    Index k = 0;
-    do {
-      const Index end = std::min(k + kPanelDepth, product.depth);
-      const MatrixProduct<T> part = product.Part(k, end);
-      for (Index j = 0; j < product.columns; j += kPanelWidth) {
-        const Index width = std::min(kPanelWidth, product.columns - j);
-        const Index whole = width / kWidth<T> * kWidth<T>;
-        PackPanel<kPanelWidth>(part.right.From(0, j), part.depth, width, panel);
-        MatrixProduct<T> strip = part.Block(0, j, part.rows, whole);
-        strip.right = {panel, kPanelWidth, false};
-        SumRows(strip);
-        if (whole < width) AddRest(strip.Block(0, whole, part.rows, width - whole));
-      }
-      k = end;
-    } while (k < product.depth);
   }
 
  private:
+  /// Reads the right matrix where it lies: for few rows or a shallow sum.
   template <class T>
-  NOLA_TARGET static void SumRows(const MatrixProduct<T>& product) {
+  NOLA_TARGET static void SumWhereItLies(const MatrixProduct<T>& product) {
+    Index k = 0;
+    do {
+      const Index end = std::min(k + kTerms<T>, product.depth);
+      SumRows(product.Part(k, end), false);
+      k = end;
+    } while (k < product.depth);
+  }
+
+  /// Copies the right matrix into panels of a tile's width for the second-level cache, and so that the part
+  /// of the left matrix that a row of panels meets stays there too. For few rows the right matrix is read in
+  /// the order in which it lies.
+  template <class T>
+  NOLA_TARGET static void SumFromPanels(const MatrixProduct<T>& product) {
+    constexpr Index kWide = kTileRegisters * kWidth<T>;
+    const Index pass = product.rows <= kFewRows ? std::max<Index>(product.depth, 1) : kChunk;
+    T* panel = ProductScratch<T>(static_cast<std::size_t>(kChunk * kWide));
+    Index k = 0;
+    do {
+      const Index end = std::min(k + pass, product.depth);
+      const MatrixProduct<T> slice = product.Part(k, end);
+      for (Index j = 0; j < product.columns; j += kWide) {
+        const MatrixProduct<T> strip = slice.Block(0, j, slice.rows, std::min(kWide, product.columns - j));
+        Index chunk = 0;
+        do {
+          const Index chunkEnd = std::min(chunk + kChunk, strip.depth);
+          MatrixProduct<T> part = strip.Part(chunk, chunkEnd);
+          PackPanel<kWide>(part.right, part.depth, part.columns, panel);
+          part.right = {panel, kWide, false};
+          SumRows(part, product.right.transposed);
+          chunk = chunkEnd;
+        } while (chunk < strip.depth);
+      }
+      k = end;
+    } while (k < product.depth);
+  }
+
+  /// panel[row*panelWidth + j] = source(k, j), up to a whole register of columns, in the order in which the
+  /// terms are summed.
+  template <Index panelWidth, class T>
+  NOLA_TARGET static void PackPanel(const MatrixView<T>& source, Index depth, Index width, T* panel) {
+    using S = Simd<T>;
+    constexpr Index kSide = kWidth<T>;
+    if (source.transposed) {
+      for (Index j = 0; j < width; j += kSide) {
+        Index next = FirstSquare(source);
+        for (Index k = 0; k < depth; k = next, next += kSide) {
+          PackSquare<panelWidth>(source.From(k, j), std::min(next, depth) - k, std::min(kSide, width - j),
+                                 panel + k / kParts<T> * panelWidth + j);
+        }
+      }
+    } else {
+      const Index whole = width / kSide * kSide;
+      const typename S::Mask rest = S::First(width - whole);
+      for (Index k = 0; k < depth; ++k) {
+        const T* from = source.data + k * source.stride;
+        T* to = panel + k * panelWidth;
+        Index j = 0;
+        for (; j < whole; j += kSide) S::Store(to + j, S::Load(from + j));
+        if (j < width) S::Store(to + j, S::Load(from + j, rest));
+      }
+    }
+  }
+
+  template <Index panelWidth, class T>
+  NOLA_INLINE static void PackSquare(const MatrixView<T>& source, Index depth, Index width, T* panel) {
+    constexpr Index kSide = kWidth<T>;
+    typename Simd<T>::Register square[kWidth<T>];
+    LoadSquare(source, depth, width, square);
+    ZipParts<T, kSide>(square);
+    NOLA_UNROLL
+    for (Index k = 0; k < kSide; ++k) {
+      if (k < depth) {
+        Simd<T>::Store(panel + (k % kParts<T> * kTerms<T> + k / kParts<T>)*panelWidth, square[k]);
+      }
+    }
+  }
+
+  /// Where the first square of a transposed matrix ends: the others begin on a cache line where the columns
+  /// do, so that each line is read once. Columns a power of two apart would throw it out in between.
+  template <class T>
+  NOLA_INLINE static Index FirstSquare(const MatrixView<T>& source) {
+    constexpr Index kSide = kWidth<T>;
+    const auto place = static_cast<Index>(reinterpret_cast<std::uintptr_t>(source.data) / sizeof(T) % kSide);
+    return place % kParts<T> == 0 ? kSide - place : kSide;
+  }
+
+  /// Loads from columns of a transposed matrix, of which there may be fewer, and fewer terms, than registers
+  /// hold, and gathers their parts.
+  template <class T>
+  NOLA_INLINE static void LoadSquare(const MatrixView<T>& source, Index depth, Index width,
+                                     typename Simd<T>::Register* square) {
+    using S = Simd<T>;
+    constexpr Index kSide = kWidth<T>;
+    const T* data = source.data;
+    Index stride = source.stride;
+    alignas(64) T padded[kWidth<T> * kWidth<T>];
+    if (depth < kSide || width < kSide) {
+      std::fill_n(padded, kSide * kSide, T(0));
+      for (Index j = 0; j < width; ++j) std::copy_n(data + j * stride, depth, padded + j * kSide);
+      data = padded;
+      stride = kSide;
+    }
+    NOLA_UNROLL
+    for (Index i = 0; i < kSide; ++i) square[i] = S::Load(data + i * stride);
+    GatherParts(square);
+  }
+
+  template <class T>
+  NOLA_TARGET static void SumRows(const MatrixProduct<T>& product, bool interleaved) {
     Index i = 0;
-    for (; i + kTileRows <= product.rows; i += kTileRows) SumTiles<kTileRows>(product, i);
+    for (; i + kTileRows <= product.rows; i += kTileRows) SumTiles<kTileRows>(product, interleaved, i);
     if (kTileRows > 4 && product.rows - i >= 4) {
-      SumTiles<4>(product, i);
+      SumTiles<4>(product, interleaved, i);
       i += 4;
     }
     if (product.rows - i >= 2) {
-      SumTiles<2>(product, i);
+      SumTiles<2>(product, interleaved, i);
       i += 2;
     }
-    if (product.rows - i >= 1) SumTiles<1>(product, i);
+    if (product.rows - i >= 1) SumTiles<1>(product, interleaved, i);
   }
 
   template <unsigned rows, class T>
-  NOLA_TARGET static void SumTiles(const MatrixProduct<T>& product, Index i) {
+  NOLA_TARGET static void SumTiles(const MatrixProduct<T>& product, bool interleaved, Index i) {
     constexpr unsigned kRegisters = TileRegisters(rows);
     constexpr Index kWide = kRegisters * kWidth<T>;
     Index j = 0;
-    for (; j + kWide <= product.columns; j += kWide) SumTile<rows, kRegisters>(product, i, j);
-    for (; j + kWidth<T> <= product.columns; j += kWidth<T>) SumTile<rows, 1>(product, i, j);
-    if (j < product.columns) SumColumns(product.Block(i, j, rows, product.columns - j));
+    for (; j + kWide <= product.columns; j += kWide) SumTile<rows, kRegisters>(product, interleaved, i, j);
+    for (; j < product.columns; j += kWidth<T>) SumTile<rows, 1>(product, interleaved, i, j);
   }
 
-  template <unsigned rows, unsigned registers, class T>
-  NOLA_INLINE static void SumTile(const MatrixProduct<T>& product, Index i, Index j) {
-    using S = Simd<T>;
-    typename S::Register sums[rows][registers];
-    NOLA_UNROLL
-    for (unsigned r = 0; r < rows; ++r) {
-      NOLA_UNROLL
-      for (unsigned c = 0; c < registers; ++c) sums[r][c] = S::Fill(T(0));
+  template <bool masked, class T>
+  NOLA_INLINE static typename Simd<T>::Register Load(const T* from,
+                                                     [[maybe_unused]] typename Simd<T>::Mask mask) {
+    if constexpr (masked) {
+      return Simd<T>::Load(from, mask);
+    } else {
+      return Simd<T>::Load(from);
     }
-    const T* left = product.left.From(i, 0).data;
+  }
+  template <bool masked, class T>
+  NOLA_INLINE static void Store(T* to, typename Simd<T>::Register value,
+                                [[maybe_unused]] typename Simd<T>::Mask mask) {
+    if constexpr (masked) {
+      Simd<T>::Store(to, value, mask);
+    } else {
+      Simd<T>::Store(to, value);
+    }
+  }
+
+  /// Some whole registers of columns, or what there is of a single one: nothing beyond is read or written.
+  template <unsigned rows, unsigned registers, class T>
+  NOLA_INLINE static void SumTile(const MatrixProduct<T>& product, bool interleaved, Index i, Index j) {
+    using S = Simd<T>;
+    constexpr bool kMasked = registers == 1;
+    const typename S::Mask mask = S::First(std::min<Index>(kWidth<T>, product.columns - j));
     const Index rowStride = product.left.transposed ? 1 : product.left.stride;
-    const Index termStride = product.left.transposed ? product.left.stride : 1;
-    const T* right = product.right.data + j;
-    for (Index k = 0; k < product.depth; ++k) {
-      typename S::Register terms[registers];
-      NOLA_UNROLL
-      for (unsigned c = 0; c < registers; ++c) terms[c] = S::Load(right + c * kWidth<T>);
+    const Index nextTerm = product.left.transposed ? product.left.stride : 1;
+    const Index termStride = interleaved ? nextTerm * kParts<T> : nextTerm;
+    const Index sumStride = interleaved ? nextTerm : nextTerm * kTerms<T>;
+    const Index numSums = interleaved ? std::min(product.depth, kParts<T>)
+                                      : (product.depth + kTerms<T> - 1) / kTerms<T>;
+    const T* firstLeft = product.left.From(i, 0).data;
+    const T* firstRight = product.right.data + j;
+    const T* initial = product.initial == nullptr ? nullptr : product.initial + i * product.initialStride + j;
+    Index initialStride = product.initialStride;
+    T* const result = product.result + i * product.resultStride + j;
+    Index sum = 0;
+    do {
+      const Index terms = interleaved ? (product.depth - sum + kParts<T> - 1) / kParts<T>
+                                      : std::min(product.depth - sum * kTerms<T>, kTerms<T>);
+      const T* left = firstLeft + sum * sumStride;
+      const T* right = firstRight + sum * kTerms<T> * product.right.stride;
+      typename S::Register sums[rows][registers];
       NOLA_UNROLL
       for (unsigned r = 0; r < rows; ++r) {
-        const typename S::Register factor = S::Fill(left[r * rowStride]);
         NOLA_UNROLL
-        for (unsigned c = 0; c < registers; ++c) sums[r][c] = S::MultiplyAdd(factor, terms[c], sums[r][c]);
+        for (unsigned c = 0; c < registers; ++c) sums[r][c] = S::Fill(T(0));
       }
-      left += termStride;
-      right += product.right.stride;
-    }
-    if (product.initial != nullptr) {
-      const T* initial = product.initial + i * product.initialStride + j;
+      for (Index k = 0; k < terms; ++k) {
+        typename S::Register factors[registers];
+        NOLA_UNROLL
+        for (unsigned c = 0; c < registers; ++c) factors[c] = Load<kMasked, T>(right + c * kWidth<T>, mask);
+        NOLA_UNROLL
+        for (unsigned r = 0; r < rows; ++r) {
+          const typename S::Register factor = S::Fill(left[r * rowStride]);
+          NOLA_UNROLL
+          for (unsigned c = 0; c < registers; ++c) {
+            sums[r][c] = S::MultiplyAdd(factor, factors[c], sums[r][c]);
+          }
+        }
+        left += termStride;
+        right += product.right.stride;
+      }
       NOLA_UNROLL
       for (unsigned r = 0; r < rows; ++r) {
         NOLA_UNROLL
         for (unsigned c = 0; c < registers; ++c) {
-          sums[r][c] = S::Add(S::Load(initial + r * product.initialStride + c * kWidth<T>), sums[r][c]);
+          const Index column = c * kWidth<T>;
+          if (initial != nullptr) {
+            sums[r][c] = S::Add(Load<kMasked, T>(initial + r * initialStride + column, mask), sums[r][c]);
+          }
+          Store<kMasked, T>(result + r * product.resultStride + column, sums[r][c], mask);
         }
       }
-    }
-    T* result = product.result + i * product.resultStride + j;
-    NOLA_UNROLL
-    for (unsigned r = 0; r < rows; ++r) {
-      NOLA_UNROLL
-      for (unsigned c = 0; c < registers; ++c)
-        S::Store(result + r * product.resultStride + c * kWidth<T>, sums[r][c]);
-    }
+      initial = result;
+      initialStride = product.resultStride;
+      ++sum;
+    } while (sum < numSums);
   }
 
-  /// Fewer columns than a register holds, where nothing beyond them may be read.
+  /// Reads a transposed right matrix where it lies, each of its columns from end to end: for very few rows.
   template <class T>
-  NOLA_TARGET static void SumColumns(const MatrixProduct<T>& product) {
-    for (Index i = 0; i < product.rows; ++i) {
-      for (Index j = 0; j < product.columns; ++j) {
-        T sum = 0;
-        for (Index k = 0; k < product.depth; ++k) {
-          sum += *product.left.From(i, k).data * product.right.data[k * product.right.stride + j];
-        }
-        const T initial = product.initial == nullptr ? T(0) : product.initial[i * product.initialStride + j];
-        product.result[i * product.resultStride + j] = initial + sum;
-      }
+  NOLA_TARGET static void DotRows(const MatrixProduct<T>& product) {
+    for (Index j = 0; j < product.columns; j += kWidth<T>) {
+      Index k = 0;
+      do {
+        const Index end = std::min(k + kChunk, product.depth);
+        const MatrixProduct<T> part = product.Part(k, end);
+        Index i = 0;
+        for (; i + 2 <= part.rows; i += 2) DotTile<2>(part, i, j);
+        if (i < part.rows) DotTile<1>(part, i, j);
+        k = end;
+      } while (k < product.depth);
     }
   }
 
-  /// The same from a panel, which is padded with zeros to whole registers.
-  template <class T>
-  NOLA_TARGET static void AddRest(const MatrixProduct<T>& product) {
-    alignas(64) T sums[kTileRows * kWidth<T>];
-    for (Index i = 0; i < product.rows; i += kTileRows) {
-      MatrixProduct<T> tile = product.Block(i, 0, std::min(kTileRows, product.rows - i), kWidth<T>);
-      tile.initial = nullptr;
-      tile.result = sums;
-      tile.resultStride = kWidth<T>;
-      SumRows(tile);
-      for (Index r = 0; r < tile.rows; ++r) {
-        for (Index j = 0; j < product.columns; ++j) {
-          const T initial =
-              product.initial == nullptr ? T(0) : product.initial[(i + r) * product.initialStride + j];
-          product.result[(i + r) * product.resultStride + j] = initial + sums[r * kWidth<T> + j];
-        }
-      }
-    }
-  }
-
-  template <unsigned columns, class T>
-  NOLA_TARGET static void DotColumns(const MatrixProduct<T>& product, Index j) {
-    constexpr unsigned kRows = columns > 1 ? 2 * kDotColumns / columns : kDotColumns;
-    constexpr Index kDepth =
-        24576 / (kDotColumns * Index{sizeof(T)});  // the columns stay in a first-level cache
-    Index k = 0;
-    do {
-      const Index end = std::min(k + kDepth, product.depth);
-      const MatrixProduct<T> part = product.Part(k, end);
-      Index i = 0;
-      for (; i + kRows <= product.rows; i += kRows) DotTile<kRows, columns>(part, i, j);
-      for (; i < product.rows; ++i) DotTile<1, columns>(part, i, j);
-      k = end;
-    } while (k < product.depth);
-  }
-
-  template <unsigned rows, unsigned columns, class T>
-  NOLA_INLINE static void DotTile(const MatrixProduct<T>& product, Index i, Index j) {
+  template <unsigned rows, class T>
+  NOLA_TARGET static void DotTile(const MatrixProduct<T>& product, Index i, Index j) {
     using S = Simd<T>;
-    typename S::Register sums[rows][columns];
+    constexpr Index kSide = kWidth<T>;
+    const T* left = product.left.From(i, 0).data;
+    const Index width = std::min(kSide, product.columns - j);
+    typename S::Register sums[rows][kParts<T>];
     NOLA_UNROLL
     for (unsigned r = 0; r < rows; ++r) {
       NOLA_UNROLL
-      for (unsigned c = 0; c < columns; ++c) sums[r][c] = S::Fill(T(0));
+      for (Index c = 0; c < kParts<T>; ++c) sums[r][c] = S::Fill(T(0));
     }
-    const Index leftStride = product.left.stride;
-    const Index rightStride = product.right.stride;
-    const T* left = product.left.data + i * leftStride;
-    const T* right = product.right.data + j * rightStride;
-    Index k = 0;
-    for (; k + kWidth<T> <= product.depth; k += kWidth<T>) {
-      typename S::Register factors[rows];
-      NOLA_UNROLL
-      for (unsigned r = 0; r < rows; ++r) factors[r] = S::Load(left + r * leftStride + k);
-      NOLA_UNROLL
-      for (unsigned c = 0; c < columns; ++c) {
-        const typename S::Register term = S::Load(right + c * rightStride + k);
+    Index next = FirstSquare(product.right);
+    for (Index k = 0; k < product.depth; k = next, next += kSide) {
+      const Index depth = std::min(next, product.depth) - k;
+      typename S::Register square[kWidth<T>];
+      LoadSquare(product.right.From(k, j), depth, width, square);
+      if (depth == kSide) {
         NOLA_UNROLL
-        for (unsigned r = 0; r < rows; ++r) sums[r][c] = S::MultiplyAdd(factors[r], term, sums[r][c]);
+        for (Index p = 0; p < kSide; p += kParts<T>) {
+          NOLA_UNROLL
+          for (unsigned r = 0; r < rows; ++r) {
+            const typename S::Register factor = S::Repeat(left + r * product.left.stride + k + p);
+            NOLA_UNROLL
+            for (Index c = 0; c < kParts<T>; ++c) {
+              sums[r][c] = S::MultiplyAdd(factor, square[p + c], sums[r][c]);
+            }
+          }
+        }
+      } else {
+        NOLA_UNROLL
+        for (Index p = 0; p < kSide; p += kParts<T>) {
+          if (p >= depth) break;
+          const Index count = std::min(depth - p, kParts<T>);
+          const typename S::Mask mask = S::FirstOfParts(count);
+          NOLA_UNROLL
+          for (unsigned r = 0; r < rows; ++r) {
+            T padded[kParts<T>] = {};
+            std::copy_n(left + r * product.left.stride + k + p, count, padded);
+            const typename S::Register factor = S::Repeat(padded);
+            NOLA_UNROLL
+            for (Index c = 0; c < kParts<T>; ++c) {
+              sums[r][c] = S::Choose(mask, S::MultiplyAdd(factor, square[p + c], sums[r][c]), sums[r][c]);
+            }
+          }
+        }
       }
     }
-    alignas(64) T totals[rows * columns];
-    SumLanes<rows * columns, T>(sums[0], totals);
-    for (; k < product.depth; ++k) {
-      for (unsigned r = 0; r < rows; ++r) {
-        for (unsigned c = 0; c < columns; ++c)
-          totals[r * columns + c] += left[r * leftStride + k] * right[c * rightStride + k];
-      }
-    }
+    const typename S::Mask mask = S::First(width);
+    const Index count = std::clamp<Index>(product.depth, 1, kParts<T>);
+    NOLA_UNROLL
     for (unsigned r = 0; r < rows; ++r) {
-      T* result = product.result + (i + r) * product.resultStride + j;
-      for (unsigned c = 0; c < columns; ++c) {
-        const T initial =
-            product.initial == nullptr ? T(0) : product.initial[(i + r) * product.initialStride + j + c];
-        result[c] = initial + totals[r * columns + c];
+      ZipParts<T, kParts<T>>(sums[r]);
+      typename S::Register total = sums[r][0];
+      if (product.initial != nullptr) {
+        total = S::Add(S::Load(product.initial + (i + r) * product.initialStride + j, mask), total);
       }
+      NOLA_UNROLL
+      for (Index c = 1; c < kParts<T>; ++c) {
+        if (c < count) total = S::Add(total, sums[r][c]);
+      }
+      S::Store(product.result + (i + r) * product.resultStride + j, total, mask);
     }
   }
 };

@@ -223,10 +223,9 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
   template <class Task>
   void ForEachHead(Index rows, Index tokens, const Task& task) const {
     const Index count = tokens > 0 ? rows / tokens * heads_ : 0;
-#ifdef _OPENMP
-#pragma omp parallel for schedule(static) if (count > 1 && rows * tokens >= 4096)
-#endif
-    for (Index i = 0; i < count; ++i) task(i % heads_, i / heads_ * tokens);
+    const double scores = static_cast<double>(rows) * static_cast<double>(tokens);
+    detail::ParallelFor(count, scores * static_cast<double>(this->InputSize() / 8 + heads_),
+                        [&](Index i) { task(i % heads_, i / heads_ * tokens); });
   }
 
   /// @param logSums  [rows * heads] or null: of each sequence, the tokens of head 0, then of head 1, ..

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "nola/core/compiled.hpp"
+#include "nola/kernels/matrix_product.hpp"
 #include "nola/layers/layer_base.hpp"
 #include "nola/random/random_stream.hpp"
 
@@ -66,19 +67,27 @@ class Embedding final : public LayerBase<T> {
   /// The table [count x size].
   const Tensor<T>& Weights() const { return this->Value(kWeight); }
 
-  /// The table as an output layer that shares its weight: logits = hidden W^T. Safe from many threads.
+  /// The table as an output layer that shares its weight: logits = hidden W^T. Safe from many threads; a
+  /// row's logits are the same to the bit whatever rows are beside it.
   /// @param hidden [rows x size]. @param logits resized to [rows x count].
   void ComputeLogits(const TensorRef<T>& hidden, Tensor<T>& logits) const {
     logits.resize(hidden.rows(), Count());
-    logits.noalias() = hidden * Weights().transpose();
+    detail::SetProduct(hidden, Weights().transpose(), logits);
   }
 
   /// The backward pass of ComputeLogits: adds to the table's gradient if the table trains (at the last
   /// Forward, if there was one).
   void AccumulateLogitsGradient(const TensorRef<T>& hidden, const TensorRef<T>& logitsGradient) {
     if (this->IsTrainable(kWeight)) {
-      this->Gradient(kWeight).noalias() += logitsGradient.transpose() * hidden;
+      detail::AddProduct(logitsGradient.transpose(), hidden, this->Gradient(kWeight));
     }
+  }
+
+  /// The input gradient of ComputeLogits: hiddenGradient = logitsGradient W. Safe from many threads.
+  /// @param logitsGradient [rows x count]. @param hiddenGradient resized to [rows x size].
+  void ComputeLogitsInputGradient(const TensorRef<T>& logitsGradient, Tensor<T>& hiddenGradient) const {
+    hiddenGradient.resize(logitsGradient.rows(), this->OutputSize());
+    detail::SetProduct(logitsGradient, Weights(), hiddenGradient);
   }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Embedding>(*this); }

@@ -192,7 +192,7 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
     if (HasTiedHead()) {
       if (tiedTrains_) TableOf(kToken).AccumulateLogitsGradient(normed_, outputGradient);
       if (wanted_[kNorm] == Gradients::none) return;
-      hidden_.noalias() = outputGradient * TableOf(kToken).Weights();
+      TableOf(kToken).ComputeLogitsInputGradient(outputGradient, hidden_);
     } else {
       if (wanted_[kHead] == Gradients::none) return;
       Layer(kHead).Backward(outputGradient, GradientInto(hidden_, kHead));
