@@ -82,7 +82,7 @@ class Example {
                                    start_ == Start::result ? memory.cols() : 0,
                                    result,
                                    memory.cols()};
-    nola::detail::ProductScratch<T>(1 << 15);  // a thread's first products take its scratch memory
+    nola::detail::ThreadScratch<T>(1 << 15);  // a thread's first products take its scratch memory
     const std::size_t allocations =
         test::AllocationsOf([&] { Multiply<T>(product.Block(first, 0, rows, shape_.columns), set); });
     if (!kThreaded) REQUIRE(allocations == 0);
@@ -174,13 +174,20 @@ TEMPLATE_TEST_CASE("a row's bits depend on no other row, nor on where it lies in
 TEMPLATE_TEST_CASE("a column's bits depend on no other column", "", float, double) {
   for (const bool rightTransposed : {false, true}) {
     const Tensor<TestType> left = RandomTensor<TestType>(21, 700, 1);
-    const Tensor<TestType> right = rightTransposed ? RandomTensor<TestType>(150, 700, 2)
-                                                   : RandomTensor<TestType>(700, 150, 2);
+    const Tensor<TestType> right =
+        rightTransposed ? RandomTensor<TestType>(150, 700, 2) : RandomTensor<TestType>(700, 150, 2);
     const auto product = [&](Index rows, Index first, Index columns, InstructionSet set) {
       Tensor<TestType> result(rows, columns);
       const MatrixView<TestType> view{right.data(), right.cols(), rightTransposed};
-      Multiply<TestType>({rows, columns, 700, {left.data(), 700, false}, view.From(0, first), nullptr, 0,
-                          result.data(), columns},
+      Multiply<TestType>({rows,
+                          columns,
+                          700,
+                          {left.data(), 700, false},
+                          view.From(0, first),
+                          nullptr,
+                          0,
+                          result.data(),
+                          columns},
                          set);
       return result;
     };
@@ -190,8 +197,8 @@ TEMPLATE_TEST_CASE("a column's bits depend on no other column", "", float, doubl
         for (const Index columns : {1, 6, 16, 47, 50, 130}) {
           const Index first = (5 * columns) % (151 - columns);
           INFO(columns << " of 150 columns, " << rows << " rows on " << InstructionSetName(set));
-          REQUIRE(SameBits(product(rows, first, columns, set),
-                           Tensor<TestType>(all.middleCols(first, columns))));
+          REQUIRE(
+              SameBits(product(rows, first, columns, set), Tensor<TestType>(all.middleCols(first, columns))));
         }
       }
     }

@@ -12,8 +12,8 @@
 
 namespace nola::detail {
 
-/// How the program runs loops on threads. Units that are compiled with OpenMP register theirs before main, and
-/// all units use it: what a function does must not depend on which unit's copy of it the linker keeps.
+/// How the program runs loops on threads. Units that are compiled with OpenMP register theirs before main,
+/// and all units use it: what a function does must not depend on which unit's copy of it the linker keeps.
 struct ThreadRunner {
   int (*threads)();  ///< that a loop may use: one within a parallel region, which has the cores busy already
   void (*run)(int threads, Index count, void (*call)(const void* body, Index i), const void* body);

@@ -8,8 +8,8 @@
 #include <cstring>
 
 #include "nola/core/tensor.hpp"
-#include "nola/kernels/basis_workspace.hpp"
 #include "nola/kernels/instruction_set.hpp"
+#include "nola/kernels/thread_scratch.hpp"
 
 #ifdef __x86_64__
 #include "nola/kernels/avx2_kernels.hpp"
@@ -68,13 +68,6 @@ struct MatrixProduct {
     return part;
   }
 };
-
-/// Room for the panels of a product, one to a thread, kept from call to call.
-template <class T>
-T* ProductScratch(std::size_t size) {
-  thread_local ScratchBuffer<T> scratch;
-  return scratch.Reserve(size);
-}
 
 #define NOLA_INLINE NOLA_TARGET inline __attribute__((always_inline))
 #define NOLA_UNROLL _Pragma("GCC unroll 16")

@@ -51,7 +51,7 @@ class ProductKernels {
   NOLA_TARGET static void SumFromPanels(const MatrixProduct<T>& product) {
     constexpr Index kWide = kTileRegisters * kWidth<T>;
     const Index pass = product.rows <= kFewRows ? std::max<Index>(product.depth, 1) : kChunk;
-    T* panel = ProductScratch<T>(static_cast<std::size_t>(kChunk * kWide));
+    T* panel = ThreadScratch<T>(static_cast<std::size_t>(kChunk * kWide));
     Index k = 0;
     do {
       const Index end = std::min(k + pass, product.depth);
@@ -196,8 +196,8 @@ class ProductKernels {
     const Index nextTerm = product.left.transposed ? product.left.stride : 1;
     const Index termStride = interleaved ? nextTerm * kParts<T> : nextTerm;
     const Index sumStride = interleaved ? nextTerm : nextTerm * kTerms<T>;
-    const Index numSums = interleaved ? std::min(product.depth, kParts<T>)
-                                      : (product.depth + kTerms<T> - 1) / kTerms<T>;
+    const Index numSums =
+        interleaved ? std::min(product.depth, kParts<T>) : (product.depth + kTerms<T> - 1) / kTerms<T>;
     const T* firstLeft = product.left.From(i, 0).data;
     const T* firstRight = product.right.data + j;
     const T* initial = product.initial == nullptr ? nullptr : product.initial + i * product.initialStride + j;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "nola/core/compiled.hpp"
+#include "nola/kernels/thread_scratch.hpp"
 #include "nola/layers/layer_base.hpp"
 
 namespace nola {
@@ -41,9 +42,13 @@ class LayerNorm final : public LayerBase<T> {
     normalized_.resize(input.rows(), input.cols());
     scales_.resize(input.rows());
     output.resize(input.rows(), input.cols());
+    Row work = WorkRow(0);
     for (Index row = 0; row < input.rows(); ++row) {
-      scales_(row) = Normalize(input.row(row), normalized_.row(row));
-      Rescale(normalized_.row(row), output.row(row));
+      work = input.row(row);
+      scales_(row) = Normalize(work);
+      normalized_.row(row) = work;
+      Rescale(work);
+      output.row(row) = work;
     }
   }
 
@@ -58,21 +63,27 @@ class LayerNorm final : public LayerBase<T> {
     }
     if (!Includes(wanted, Gradients::input)) return;
     const auto weight = this->Value(kWeight).row(0);
+    Row gradient = WorkRow(0);
+    Row normalized = WorkRow(1);
     for (Index row = 0; row < outputGradient.rows(); ++row) {
-      auto gradient = inputGradient.row(row);
-      const auto normalized = normalized_.row(row);
-      gradient = outputGradient.row(row).cwiseProduct(weight);
+      normalized = normalized_.row(row);
+      gradient = outputGradient.row(row);
+      gradient = gradient.cwiseProduct(weight);
       const T mean = gradient.mean();
       const T along = gradient.dot(normalized) / static_cast<T>(gradient.size());
       gradient = scales_(row) * (gradient.array() - mean - along * normalized.array());
+      inputGradient.row(row) = gradient;
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
     output.resize(input.rows(), input.cols());
+    Row work = WorkRow(0);
     for (Index row = 0; row < input.rows(); ++row) {
-      Normalize(input.row(row), output.row(row));
-      Rescale(output.row(row), output.row(row));
+      work = input.row(row);
+      Normalize(work);
+      Rescale(work);
+      output.row(row) = work;
     }
   }
 
@@ -85,18 +96,26 @@ class LayerNorm final : public LayerBase<T> {
   static constexpr std::size_t kWeight = 0;
   static constexpr std::size_t kBias = 1;
 
+  using Row = Eigen::Map<Eigen::Matrix<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
+
+  /// Where a row is worked on: Eigen takes a sum in an order that depends on where in memory it begins, and a
+  /// row's answer must not depend on its place in the batch.
+  Row WorkRow(Index which) const {
+    const Index stride = (this->InputSize() + 15) / 16 * 16;  // keeps 64 bytes aligned
+    return {detail::ThreadScratch<T>(static_cast<std::size_t>(2 * stride)) + which * stride,
+            this->InputSize()};
+  }
+
   /// Two passes: the variance of a row far from zero does not cancel. @return 1/sqrt(var + epsilon).
-  template <class Row, class Result>
-  T Normalize(const Row& row, Result&& normalized) const {
-    normalized = row.array() - row.mean();
-    const T scale = T(1) / std::sqrt(normalized.squaredNorm() / static_cast<T>(row.size()) + epsilon_);
-    normalized *= scale;
+  T Normalize(Row& row) const {
+    row.array() -= row.mean();
+    const T scale = T(1) / std::sqrt(row.squaredNorm() / static_cast<T>(row.size()) + epsilon_);
+    row *= scale;
     return scale;
   }
 
-  template <class Row, class Result>
-  void Rescale(const Row& normalized, Result&& output) const {
-    output = normalized.cwiseProduct(this->Value(kWeight).row(0)) + this->Value(kBias).row(0);
+  void Rescale(Row& normalized) const {
+    normalized = normalized.cwiseProduct(this->Value(kWeight).row(0)) + this->Value(kBias).row(0);
   }
 
   T epsilon_;

@@ -1,0 +1,105 @@
+// What a layer answers for a row, or for a sequence, is the same to the bit whatever shares its batch.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "nola/adapters/lora_adapter.hpp"
+#include "nola/adapters/nola_adapter.hpp"
+#include "nola/layers/activations.hpp"
+#include "nola/layers/causal_self_attention.hpp"
+#include "nola/layers/dense_layer.hpp"
+#include "nola/layers/layer_norm.hpp"
+#include "nola/layers/transformer_decoder.hpp"
+#include "tensors.hpp"
+
+using nola::Index;
+using nola::Tensor;
+using test::RandomTensor;
+using test::SameBits;
+
+namespace {
+
+/// Forward, Infer and the input gradient of some sequences give the bits that all of them give.
+template <class T>
+void RequireIndependent(nola::ILayer<T>& layer, const Tensor<T>& input, Index tokens) {
+  const Tensor<T> gradient = RandomTensor<T>(input.rows(), layer.OutputSize(), 7);
+  const Tensor<T> expected = layer.Infer(input);
+  REQUIRE(SameBits(layer.Forward(input), expected));
+  const Tensor<T> expectedGradient = layer.Backward(gradient);
+  const Index sequences = input.rows() / tokens;
+  for (const Index count : {1, 2, 3, 5, 17}) {
+    if (count > sequences) continue;
+    for (const Index first : {Index{0}, sequences / 2, sequences - count}) {
+      if (first + count > sequences) continue;
+      const Index row = first * tokens;
+      const Index rows = count * tokens;
+      const Tensor<T> part = input.middleRows(row, rows);
+      INFO(layer.LayerType() << ", sequences " << first << " to " << first + count << " of " << sequences
+                             << ", width " << layer.OutputSize());
+      REQUIRE(SameBits(layer.Infer(part), Tensor<T>(expected.middleRows(row, rows))));
+      REQUIRE(SameBits(layer.Forward(part), Tensor<T>(expected.middleRows(row, rows))));
+      REQUIRE(SameBits(layer.Backward(Tensor<T>(gradient.middleRows(row, rows))),
+                       Tensor<T>(expectedGradient.middleRows(row, rows))));
+    }
+  }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a row's output and gradient are the same to the bit in any batch", "", float, double) {
+  using T = TestType;
+  for (const Index in : {7, 33, 130}) {
+    for (const Index out : {5, 16, 67}) {
+      auto base = std::make_shared<nola::DenseLayer<T>>(in, out);
+      std::vector<std::shared_ptr<nola::ILayer<T>>> layers{
+          base, std::make_shared<nola::LoRAAdapter<T>>(base, 3),
+          std::make_shared<nola::NOLAAdapter<T>>(base, nola::NOLAOptions{.rank = 4}),
+          std::make_shared<nola::LoRAAdapter<T>>(std::make_shared<nola::LoRAAdapter<T>>(base, 2), 1)};
+      for (const auto& layer : layers) {
+        test::RandomizeParameters(*layer, 3);
+        RequireIndependent<T>(*layer, RandomTensor<T>(40, in, 1), 1);
+      }
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("so are those of the layers between, at any width", "", float, double) {
+  using T = TestType;
+  for (const Index width : {1, 3, 6, 7, 16, 33}) {
+    std::vector<std::shared_ptr<nola::ILayer<T>>> layers{
+        std::make_shared<nola::LayerNorm<T>>(width),
+        std::make_shared<nola::ReLU<T>>(width),
+        std::make_shared<nola::GELU<T>>(width, nola::GELUFunction{true}),
+        std::make_shared<nola::GELU<T>>(width, nola::GELUFunction{false}),
+        std::make_shared<nola::Sigmoid<T>>(width),
+        std::make_shared<nola::Tanh<T>>(width)};
+    for (const auto& layer : layers) RequireIndependent<T>(*layer, RandomTensor<T>(40, width, 1), 1);
+  }
+}
+
+TEMPLATE_TEST_CASE("a sequence's output and gradient are the same to the bit in any batch", "", float,
+                   double) {
+  using T = TestType;
+  for (const Index headSize : {3, 8, 21}) {
+    for (const Index tokens : {1, 5, 9, 70}) {
+      nola::CausalSelfAttention<T> attention(2 * headSize, 2, tokens);
+      RequireIndependent<T>(attention, RandomTensor<T>(6 * tokens, 2 * headSize, 1), tokens);
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("a decoder's logits for a sequence are the same to the bit in any batch", "", float,
+                   double) {
+  using T = TestType;
+  for (const bool tied : {false, true}) {
+    for (const Index width : {6, 24}) {
+      nola::TransformerDecoder<T> decoder(
+          {.vocabularySize = 37, .positions = 7, .width = width, .blocks = 2, .heads = 2, .tiedHead = tied});
+      test::RandomizeParameters(decoder, 3);
+      const Tensor<T> input =
+          Tensor<T>::NullaryExpr(6 * 7, 1, [](Index row) { return static_cast<T>(row * 11 % 37); });
+      RequireIndependent<T>(decoder, input, 7);
+    }
+  }
+}
