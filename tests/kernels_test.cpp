@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -619,3 +620,28 @@ TEST_CASE("kernels use the program's threads, but not within a parallel region")
   omp_set_num_threads(threadsBefore);
 }
 #endif
+
+TEST_CASE("a loop makes each call once, and an exception in one of them reaches the caller") {
+#ifdef _OPENMP
+  const int threadsBefore = omp_get_max_threads();
+  omp_set_num_threads(4);
+#endif
+  for (const Index count : {0, 1, 7, 1000}) {
+    std::vector<int> calls(static_cast<std::size_t>(count));
+    nola::detail::ParallelFor(count, 1e9, [&](Index i) { ++calls[static_cast<std::size_t>(i)]; });
+    CHECK(std::all_of(calls.begin(), calls.end(), [](int n) { return n == 1; }));
+    if (count == 0) continue;
+    for (const Index bad : {Index{0}, count - 1}) {
+      CHECK_THROWS_AS(nola::detail::ParallelFor(count, 1e9,
+                                                [&](Index i) {
+                                                  if (i == bad) throw nola::StateError("no");
+                                                }),
+                      nola::StateError);
+    }
+    CHECK_THROWS_AS(nola::detail::ParallelFor(count, 1e9, [](Index) { throw std::bad_alloc(); }),
+                    std::bad_alloc);
+  }
+#ifdef _OPENMP
+  omp_set_num_threads(threadsBefore);
+#endif
+}

@@ -73,6 +73,23 @@ foreach(order first_second second_first)
   nola_add_check(units_${order} nola_units_${order})
 endforeach()
 
+# One with OpenMP and one without, likewise.
+if(OpenMP_CXX_FOUND)
+  add_library(nola_main_unit OBJECT checks/threads_of_units.cpp)
+  target_link_libraries(nola_main_unit PRIVATE nola::nola nola_program_options)
+  add_library(nola_openmp_unit OBJECT checks/threads_of_units.cpp)
+  target_compile_definitions(nola_openmp_unit PRIVATE NOLA_SECOND_UNIT)
+  target_link_libraries(nola_openmp_unit PRIVATE nola::nola nola_program_options OpenMP::OpenMP_CXX)
+  foreach(order main_openmp openmp_main)
+    string(REPLACE "_" ";" units ${order})
+    list(TRANSFORM units REPLACE "(.+)" "$<TARGET_OBJECTS:nola_\\1_unit>")
+    add_executable(nola_threads_${order} ${units})
+    target_link_libraries(nola_threads_${order} PRIVATE nola_program_options OpenMP::OpenMP_CXX)
+    nola_add_check(threads_${order} nola_threads_${order})
+    set_tests_properties(check_threads_${order} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=3)
+  endforeach()
+endif()
+
 # What the tools say
 nola_add_check(format ${BASH_PROGRAM} ${checks}/format.sh ${PROJECT_SOURCE_DIR})
 nola_add_check(tidy ${BASH_PROGRAM} ${checks}/tidy.sh ${PROJECT_SOURCE_DIR} ${dependencyFlags})

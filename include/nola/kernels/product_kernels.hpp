@@ -1,14 +1,13 @@
-// The inner loops of a matrix product, for every instruction set: sums of rows, dot products, packed panels.
+// The inner loops of a matrix product, for every instruction set.
 #pragma once
 
 #include <algorithm>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #include "nola/core/tensor.hpp"
-#include "nola/kernels/instruction_set.hpp"
+#include "nola/kernels/matrix_view.hpp"
 #include "nola/kernels/thread_scratch.hpp"
 
 #ifdef __x86_64__
@@ -17,57 +16,6 @@
 #endif
 
 namespace nola::detail {
-
-/// A matrix in memory: element (i, j) is data[i*stride + j], or data[j*stride + i] if it is transposed.
-template <class T>
-struct MatrixView {
-  const T* data;  ///< may be null if there are no elements
-  Index stride;
-  bool transposed;
-
-  MatrixView From(Index i, Index j) const {
-    if (data == nullptr) return *this;
-    return {data + (transposed ? j * stride + i : i * stride + j), stride, transposed};
-  }
-};
-
-/// result(i, j) = initial(i, j) + sum_k left(i, k) * right(k, j).
-template <class T>
-struct MatrixProduct {
-  Index rows, columns, depth;
-  MatrixView<T> left;
-  MatrixView<T> right;
-  const T* initial;     ///< null for zero; may be the result itself, and else overlaps nothing
-  Index initialStride;  ///< 0 repeats one row
-  T* result;
-  Index resultStride;
-
-  /// A block of the result.
-  MatrixProduct Block(Index i, Index j, Index blockRows, Index blockColumns) const {
-    return {blockRows,
-            blockColumns,
-            depth,
-            left.From(i, 0),
-            right.From(0, j),
-            initial == nullptr ? nullptr : initial + i * initialStride + j,
-            initialStride,
-            result + i * resultStride + j,
-            resultStride};
-  }
-
-  /// The part of the sum from k to `end`, which starts from the result unless it is the first.
-  MatrixProduct Part(Index k, Index end) const {
-    MatrixProduct part = *this;
-    part.depth = end - k;
-    part.left = left.From(0, k);
-    part.right = right.From(k, 0);
-    if (k > 0) {
-      part.initial = result;
-      part.initialStride = resultStride;
-    }
-    return part;
-  }
-};
 
 #define NOLA_INLINE NOLA_TARGET inline __attribute__((always_inline))
 #define NOLA_UNROLL _Pragma("GCC unroll 16")
@@ -258,17 +206,5 @@ NOLA_INLINE __m512 ZipHighPairs(__m512 a, __m512 b) {
 #endif
 #undef NOLA_UNROLL
 #undef NOLA_INLINE
-
-/// Calls run(kernels) with the product kernels of an instruction set.
-template <class T, class Run>
-void WithProductKernels([[maybe_unused]] InstructionSet set, Run run) {
-#ifdef __x86_64__
-  if constexpr (std::same_as<T, float> || std::same_as<T, double>) {
-    if (set == InstructionSet::avx512) return run(avx512::ProductKernels{});
-    if (set == InstructionSet::avx2) return run(avx2::ProductKernels{});
-  }
-#endif
-  run(portable::ProductKernels{});
-}
 
 }  // namespace nola::detail

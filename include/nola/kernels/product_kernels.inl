@@ -167,25 +167,6 @@ class ProductKernels {
     for (; j < product.columns; j += kWidth<T>) SumTile<rows, 1>(product, interleaved, i, j);
   }
 
-  template <bool masked, class T>
-  NOLA_INLINE static typename Simd<T>::Register Load(const T* from,
-                                                     [[maybe_unused]] typename Simd<T>::Mask mask) {
-    if constexpr (masked) {
-      return Simd<T>::Load(from, mask);
-    } else {
-      return Simd<T>::Load(from);
-    }
-  }
-  template <bool masked, class T>
-  NOLA_INLINE static void Store(T* to, typename Simd<T>::Register value,
-                                [[maybe_unused]] typename Simd<T>::Mask mask) {
-    if constexpr (masked) {
-      Simd<T>::Store(to, value, mask);
-    } else {
-      Simd<T>::Store(to, value);
-    }
-  }
-
   /// Some whole registers of columns, or what there is of a single one: nothing beyond is read or written.
   template <unsigned rows, unsigned registers, class T>
   NOLA_INLINE static void SumTile(const MatrixProduct<T>& product, bool interleaved, Index i, Index j) {
@@ -218,7 +199,8 @@ class ProductKernels {
       for (Index k = 0; k < terms; ++k) {
         typename S::Register factors[registers];
         NOLA_UNROLL
-        for (unsigned c = 0; c < registers; ++c) factors[c] = Load<kMasked, T>(right + c * kWidth<T>, mask);
+        for (unsigned c = 0; c < registers; ++c)
+          factors[c] = LoadLanes<kMasked, T>(right + c * kWidth<T>, mask);
         NOLA_UNROLL
         for (unsigned r = 0; r < rows; ++r) {
           const typename S::Register factor = S::Fill(left[r * rowStride]);
@@ -236,9 +218,10 @@ class ProductKernels {
         for (unsigned c = 0; c < registers; ++c) {
           const Index column = c * kWidth<T>;
           if (initial != nullptr) {
-            sums[r][c] = S::Add(Load<kMasked, T>(initial + r * initialStride + column, mask), sums[r][c]);
+            sums[r][c] =
+                S::Add(LoadLanes<kMasked, T>(initial + r * initialStride + column, mask), sums[r][c]);
           }
-          Store<kMasked, T>(result + r * product.resultStride + column, sums[r][c], mask);
+          StoreLanes<kMasked, T>(result + r * product.resultStride + column, sums[r][c], mask);
         }
       }
       initial = result;

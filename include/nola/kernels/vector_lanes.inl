@@ -1,4 +1,5 @@
-// Transposition in registers, for the header of one instruction set to include in its namespace.
+// Parts of registers and their transposition, for the header of one instruction set to include in its
+// namespace.
 
 /// Numbers in 16 bytes, the part of a register that ZipLow and ZipHigh keep to.
 template <class T>
@@ -24,5 +25,25 @@ NOLA_INLINE void ZipParts(typename Simd<T>::Register* rows) {
       rows[i + 1] = ZipHigh(rows[i], rows[i + 1]);
       rows[i] = a;
     }
+  }
+}
+
+/// A register, or the lanes of a mask.
+template <bool masked, class T>
+NOLA_INLINE typename Simd<T>::Register LoadLanes(const T* from,
+                                                 [[maybe_unused]] typename Simd<T>::Mask mask) {
+  if constexpr (masked) {
+    return Simd<T>::Load(from, mask);
+  } else {
+    return Simd<T>::Load(from);
+  }
+}
+template <bool masked, class T>
+NOLA_INLINE void StoreLanes(T* to, typename Simd<T>::Register value,
+                            [[maybe_unused]] typename Simd<T>::Mask mask) {
+  if constexpr (masked) {
+    Simd<T>::Store(to, value, mask);
+  } else {
+    Simd<T>::Store(to, value);
   }
 }
