@@ -26,7 +26,7 @@ namespace portable {
 inline constexpr Index kLanes = 4;
 inline constexpr Index kTileRows = 4;
 inline constexpr Index kTileRegisters = 2;
-inline constexpr Index kDotRows = 1;
+inline constexpr Index kDotRows = 4;
 template <class T>
 inline constexpr unsigned kWidth = 16 / sizeof(T);
 template <>
@@ -106,6 +106,8 @@ NOLA_INLINE Register ZipHighPairs(Register a, Register b) {
 }
 #include "nola/kernels/vector_lanes.inl"
 
+#include "nola/kernels/dot_kernels.inl"
+
 #include "nola/kernels/product_kernels.inl"
 #undef NOLA_TARGET
 }  // namespace portable
@@ -150,6 +152,8 @@ NOLA_INLINE __m256 ZipHighPairs(__m256 a, __m256 b) {
   return _mm256_castpd_ps(ZipHigh(_mm256_castps_pd(a), _mm256_castps_pd(b)));
 }
 #include "nola/kernels/vector_lanes.inl"
+
+#include "nola/kernels/dot_kernels.inl"
 
 #include "nola/kernels/product_kernels.inl"
 #undef NOLA_TARGET
@@ -196,6 +200,8 @@ NOLA_INLINE __m512 ZipHighPairs(__m512 a, __m512 b) {
   return _mm512_castpd_ps(ZipHigh(_mm512_castps_pd(a), _mm512_castps_pd(b)));
 }
 #include "nola/kernels/vector_lanes.inl"
+
+#include "nola/kernels/dot_kernels.inl"
 
 #include "nola/kernels/product_kernels.inl"
 #undef NOLA_TARGET

@@ -1,22 +1,12 @@
-// Matrix products in terms of a register, for the header of one instruction set to include in its namespace.
-//
-// A number of the result has the same sequence of roundings wherever it lies and whatever is computed beside
-// it. Its products are taken kChunk at a time, those of a chunk are summed from zero, one after the other, in
-// kParts sums, and each sum is added to the result. If the right matrix is not transposed, a sum has kTerms
-// neighbours; if it is, every kParts-th product, which is how they lie in a register. So a product may be cut
-// anywhere between rows and columns, and the loops may be in any order.
+// Matrix products in terms of a register, for the header of one instruction set to include in its namespace,
+// after dot_kernels.inl, which says in which order numbers are summed.
 
-class ProductKernels {
-  template <class T>
-  static constexpr Index kParts = kPart<T>;
-  static constexpr Index kChunk = 512;
-  template <class T>
-  static constexpr Index kTerms = kChunk / kParts<T>;
+class ProductKernels : DotKernels {
   static constexpr Index kFewRows = 16;
+  /// The sums of a tile fill three quarters of the registers; the fewer the rows, the wider it is.
   static constexpr unsigned TileRegisters(unsigned rows) {
-    return rows <= 2 && kTileRegisters == 3 ? 8 : kTileRegisters;
+    return rows == kTileRows ? kTileRegisters : std::min<unsigned>(2 * kTileRows / rows, 8);
   }
-  static constexpr Index kScratch = kChunk * kTileRegisters * kLanes;  ///< 32-bit numbers of a panel
 
  public:
   static constexpr Index kStrip = kTileRegisters * kLanes;  ///< columns of a tile, of 32-bit numbers
@@ -113,36 +103,6 @@ class ProductKernels {
     }
   }
 
-  /// Where the first square of a transposed matrix ends: the others begin on a cache line where the columns
-  /// do, so that each line is read once. Columns a power of two apart would throw it out in between.
-  template <class T>
-  NOLA_INLINE static Index FirstSquare(const MatrixView<T>& source) {
-    constexpr Index kSide = kWidth<T>;
-    const auto place = static_cast<Index>(reinterpret_cast<std::uintptr_t>(source.data) / sizeof(T) % kSide);
-    return place % kParts<T> == 0 ? kSide - place : kSide;
-  }
-
-  /// Loads from columns of a transposed matrix, of which there may be fewer, and fewer terms, than registers
-  /// hold, and gathers their parts.
-  template <class T>
-  NOLA_INLINE static void LoadSquare(const MatrixView<T>& source, Index depth, Index width,
-                                     typename Simd<T>::Register* square) {
-    using S = Simd<T>;
-    constexpr Index kSide = kWidth<T>;
-    const T* data = source.data;
-    Index stride = source.stride;
-    alignas(64) T padded[kWidth<T> * kWidth<T>];
-    if (depth < kSide || width < kSide) {
-      std::fill_n(padded, kSide * kSide, T(0));
-      for (Index j = 0; j < width; ++j) std::copy_n(data + j * stride, depth, padded + j * kSide);
-      data = padded;
-      stride = kSide;
-    }
-    NOLA_UNROLL
-    for (Index i = 0; i < kSide; ++i) square[i] = S::Load(data + i * stride);
-    GatherParts(square);
-  }
-
   template <class T>
   NOLA_TARGET static void SumRows(const MatrixProduct<T>& product, bool interleaved) {
     Index i = 0;
@@ -228,86 +188,5 @@ class ProductKernels {
       initialStride = product.resultStride;
       ++sum;
     } while (sum < numSums);
-  }
-
-  /// Reads a transposed right matrix where it lies, each of its columns from end to end: for very few rows.
-  template <class T>
-  NOLA_TARGET static void DotRows(const MatrixProduct<T>& product) {
-    for (Index j = 0; j < product.columns; j += kWidth<T>) {
-      Index k = 0;
-      do {
-        const Index end = std::min(k + kChunk, product.depth);
-        const MatrixProduct<T> part = product.Part(k, end);
-        Index i = 0;
-        for (; i + 2 <= part.rows; i += 2) DotTile<2>(part, i, j);
-        if (i < part.rows) DotTile<1>(part, i, j);
-        k = end;
-      } while (k < product.depth);
-    }
-  }
-
-  template <unsigned rows, class T>
-  NOLA_TARGET static void DotTile(const MatrixProduct<T>& product, Index i, Index j) {
-    using S = Simd<T>;
-    constexpr Index kSide = kWidth<T>;
-    const T* left = product.left.From(i, 0).data;
-    const Index width = std::min(kSide, product.columns - j);
-    typename S::Register sums[rows][kParts<T>];
-    NOLA_UNROLL
-    for (unsigned r = 0; r < rows; ++r) {
-      NOLA_UNROLL
-      for (Index c = 0; c < kParts<T>; ++c) sums[r][c] = S::Fill(T(0));
-    }
-    Index next = FirstSquare(product.right);
-    for (Index k = 0; k < product.depth; k = next, next += kSide) {
-      const Index depth = std::min(next, product.depth) - k;
-      typename S::Register square[kWidth<T>];
-      LoadSquare(product.right.From(k, j), depth, width, square);
-      if (depth == kSide) {
-        NOLA_UNROLL
-        for (Index p = 0; p < kSide; p += kParts<T>) {
-          NOLA_UNROLL
-          for (unsigned r = 0; r < rows; ++r) {
-            const typename S::Register factor = S::Repeat(left + r * product.left.stride + k + p);
-            NOLA_UNROLL
-            for (Index c = 0; c < kParts<T>; ++c) {
-              sums[r][c] = S::MultiplyAdd(factor, square[p + c], sums[r][c]);
-            }
-          }
-        }
-      } else {
-        NOLA_UNROLL
-        for (Index p = 0; p < kSide; p += kParts<T>) {
-          if (p >= depth) break;
-          const Index count = std::min(depth - p, kParts<T>);
-          const typename S::Mask mask = S::FirstOfParts(count);
-          NOLA_UNROLL
-          for (unsigned r = 0; r < rows; ++r) {
-            T padded[kParts<T>] = {};
-            std::copy_n(left + r * product.left.stride + k + p, count, padded);
-            const typename S::Register factor = S::Repeat(padded);
-            NOLA_UNROLL
-            for (Index c = 0; c < kParts<T>; ++c) {
-              sums[r][c] = S::Choose(mask, S::MultiplyAdd(factor, square[p + c], sums[r][c]), sums[r][c]);
-            }
-          }
-        }
-      }
-    }
-    const typename S::Mask mask = S::First(width);
-    const Index count = std::clamp<Index>(product.depth, 1, kParts<T>);
-    NOLA_UNROLL
-    for (unsigned r = 0; r < rows; ++r) {
-      ZipParts<T, kParts<T>>(sums[r]);
-      typename S::Register total = sums[r][0];
-      if (product.initial != nullptr) {
-        total = S::Add(S::Load(product.initial + (i + r) * product.initialStride + j, mask), total);
-      }
-      NOLA_UNROLL
-      for (Index c = 1; c < kParts<T>; ++c) {
-        if (c < count) total = S::Add(total, sums[r][c]);
-      }
-      S::Store(product.result + (i + r) * product.resultStride + j, total, mask);
-    }
   }
 };
