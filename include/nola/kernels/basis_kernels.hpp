@@ -230,17 +230,26 @@ NOLA_COMPILED_TEMPLATE(kernels,
 NOLA_COMPILED_TEMPLATE(kernels,
                        void Combine<double>(const BasisGenerator&, Factor, const double*, Index,
                                             Eigen::Ref<FactorMatrix<double>>&, BasisWorkspace<double>&));
+NOLA_COMPILED_TEMPLATE(kernels, void Combine<long double>(const BasisGenerator&, Factor, const long double*,
+                                                          Index, Eigen::Ref<FactorMatrix<long double>>&,
+                                                          BasisWorkspace<long double>&));
 NOLA_COMPILED_TEMPLATE(kernels,
                        void Contract<float>(const BasisGenerator&, Factor, const FactorView<const float>&,
                                             float*, Index, BasisWorkspace<float>&));
 NOLA_COMPILED_TEMPLATE(kernels,
                        void Contract<double>(const BasisGenerator&, Factor, const FactorView<const double>&,
                                              double*, Index, BasisWorkspace<double>&));
+NOLA_COMPILED_TEMPLATE(kernels, void Contract<long double>(const BasisGenerator&, Factor,
+                                                           const FactorView<const long double>&, long double*,
+                                                           Index, BasisWorkspace<long double>&));
 NOLA_COMPILED_TEMPLATE(kernels,
                        void AddOffsetA<float>(const BasisGenerator&, Eigen::Ref<FactorMatrix<float>>&,
                                               const BasisWorkspace<float>&));
 NOLA_COMPILED_TEMPLATE(kernels,
                        void AddOffsetA<double>(const BasisGenerator&, Eigen::Ref<FactorMatrix<double>>&,
                                                const BasisWorkspace<double>&));
+NOLA_COMPILED_TEMPLATE(kernels, void AddOffsetA<long double>(const BasisGenerator&,
+                                                             Eigen::Ref<FactorMatrix<long double>>&,
+                                                             const BasisWorkspace<long double>&));
 
 }  // namespace nola::detail

@@ -51,5 +51,7 @@ namespace nola::detail {
 
 NOLA_COMPILED_TEMPLATE(kernels, void Multiply<float>(const MatrixProduct<float>&, InstructionSet));
 NOLA_COMPILED_TEMPLATE(kernels, void Multiply<double>(const MatrixProduct<double>&, InstructionSet));
+NOLA_COMPILED_TEMPLATE(kernels,
+                       void Multiply<long double>(const MatrixProduct<long double>&, InstructionSet));
 
 }  // namespace nola::detail
