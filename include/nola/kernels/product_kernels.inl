@@ -144,6 +144,8 @@ class ProductKernels : DotKernels {
     const T* initial = product.initial == nullptr ? nullptr : product.initial + i * product.initialStride + j;
     Index initialStride = product.initialStride;
     T* const result = product.result + i * product.resultStride + j;
+    constexpr Index kTotalsStride = registers * kWidth<T>;
+    alignas(64) T totals[static_cast<std::size_t>(rows * kTotalsStride)];  // until the last sum
     Index sum = 0;
     do {
       const Index terms = interleaved ? (product.depth - sum + kParts<T> - 1) / kParts<T>
@@ -172,6 +174,9 @@ class ProductKernels : DotKernels {
         left += termStride;
         right += product.right.stride;
       }
+      ++sum;
+      T* const to = sum < numSums ? totals : result;
+      const Index toStride = sum < numSums ? kTotalsStride : product.resultStride;
       NOLA_UNROLL
       for (unsigned r = 0; r < rows; ++r) {
         NOLA_UNROLL
@@ -181,12 +186,11 @@ class ProductKernels : DotKernels {
             sums[r][c] =
                 S::Add(LoadLanes<kMasked, T>(initial + r * initialStride + column, mask), sums[r][c]);
           }
-          StoreLanes<kMasked, T>(result + r * product.resultStride + column, sums[r][c], mask);
+          StoreLanes<kMasked, T>(to + r * toStride + column, sums[r][c], mask);
         }
       }
-      initial = result;
-      initialStride = product.resultStride;
-      ++sum;
+      initial = totals;
+      initialStride = kTotalsStride;
     } while (sum < numSums);
   }
 };
