@@ -2,7 +2,8 @@
 #pragma once
 
 // Linking nola::compiled defines NOLA_COMPILED. Headers then only declare what the library holds: functions
-// that are no templates, and templates for float and double. Without it each unit compiles what it uses.
+// that are no templates, and templates for float and double, the kernels for long double too. Without it each
+// unit compiles what it uses.
 //   NOLA_DEFINITIONS_HERE   defined where a header is to include its definitions
 //   NOLA_DEFINITION         stands before such a definition
 //   NOLA_COMPILED_TEMPLATE(part, class X<float>)   an instance that the library's unit for this part holds
