@@ -7,6 +7,7 @@
 #include "nola/io/load_adapters.hpp"
 #include "nola/io/mapped_file.hpp"
 #include "nola/io/peft_export.hpp"
+#include "nola/io/peft_gpt2.hpp"
 #include "nola/io/peft_import.hpp"
 #include "nola/io/safetensors.hpp"
 #include "nola/io/safetensors_writer.hpp"

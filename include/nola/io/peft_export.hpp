@@ -2,10 +2,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <functional>
-#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -14,9 +13,11 @@
 #include "nola/core/compiled.hpp"
 #include "nola/io/mapped_file.hpp"
 #include "nola/io/parameter_entry.hpp"
-#include "nola/io/peft.hpp"
+#include "nola/io/peft_config_text.hpp"
+#include "nola/io/peft_modules.hpp"
 #include "nola/io/save_adapters.hpp"
-#include "nola/io/strict_json.hpp"
+#include "nola/layers/embedding.hpp"
+#include "nola/layers/layer_norm.hpp"
 
 namespace nola {
 
@@ -25,62 +26,92 @@ struct PEFTExportOptions {
   std::string baseModel = {};         ///< base_model_name_or_path; null if empty
   std::string taskType = {};          ///< "CAUSAL_LM" and the like; null if empty
   /// From a layer's path to the name of its module in the model that is to open the adapter; empty keeps it.
+  /// Only the parts of one fused module may have one name.
   std::function<std::string(const std::string&)> moduleName = {};
+  /// Modules that several layers are together; see PEFTFusedModule.
+  std::vector<PEFTFusedModule> fused = KnownPEFTFusedModules();
+  /// Whether a module stores its weight [in x out], as GPT-2's Conv1D does (`fan_in_fan_out`), and not
+  /// [out x in] as nn.Linear; empty: only fused ones that say so.
+  std::function<bool(const std::string&)> isConv1D = {};
 };
 
 namespace detail {
 
-/// One rank and one alpha for all: what every reader of these files understands.
-struct PEFTScale {
-  Index rank = 0;
-  double alpha = 0;
-  bool isFolded = false;  ///< scalings differ: they are multiplied into the factors B
-};
-
+/// Collects what ExportPEFT is going to write.
 template <std::floating_point T>
-PEFTScale CommonScale(const std::vector<PlacedAdapter<T>>& adapters) {
-  PEFTScale scale;
-  const ILoRAAdapter<T>& first = *adapters.front().adapter;
-  bool haveOneRank = true;
-  for (const PlacedAdapter<T>& placed : adapters) {
-    scale.rank = std::max(scale.rank, placed.adapter->Rank());
-    haveOneRank = haveOneRank && placed.adapter->Rank() == first.Rank();
-    scale.isFolded = scale.isFolded || placed.adapter->Scaling() != first.Scaling();
+class PEFTExport {
+ public:
+  PEFTExport(const ILayer<T>& network, const PEFTExportOptions& options)
+      : options_(options), layers_(LayersByPath(network)), adapters_(FindAdapters(network)) {
+    if (adapters_.empty()) throw ConfigError("ExportPEFT: the network has no adapter");
+    const std::vector<PEFTModule<T>> modules =
+        ModulesOfAdapters<T>(layers_, adapters_, options.fused, options.moduleName);
+    text_.scale = CommonScale(modules, adapters_);
+    text_.baseModel = options.baseModel;
+    text_.taskType = options.taskType;
+    for (const PEFTModule<T>& module : modules) {
+      auto [a, b] = FactorsOfModule(module, text_.scale);
+      Add(module.name + std::string(kPEFTSuffixA), std::move(a), true);
+      Add(module.name + std::string(kPEFTSuffixB), std::move(b), true);
+      text_.targetModules.push_back(module.name);
+      text_.fanInFanOut = text_.fanInFanOut || module.isConv1D || IsConv1D(module.name);
+    }
+    for (const ConstParameter<T>& parameter : TrainedBeside(network, adapters_)) AddOwner(parameter.name);
   }
-  scale.alpha = static_cast<double>(scale.rank);
-  if (!scale.isFolded) {
-    scale.alpha = haveOneRank ? static_cast<double>(first.Alpha())
-                              : static_cast<double>(first.Scaling()) * static_cast<double>(scale.rank);
-  }
-  return scale;
-}
 
-inline std::string PEFTConfig(const PEFTScale& scale, const std::vector<std::string>& modules,
-                              const PEFTExportOptions& options) {
-  const auto textOrNull = [](const std::string& text) { return text.empty() ? "null" : JsonText(text); };
-  constexpr double kExact = 9007199254740992.0;  // 2^53: beyond it a double is no particular integer
-  const bool isWhole = std::abs(scale.alpha) <= kExact && scale.alpha == std::floor(scale.alpha);
-  std::string list;
-  for (const std::string& module : modules) list += (list.empty() ? "" : ",") + ("\n    " + JsonText(module));
-  const std::vector<std::pair<const char*, std::string>> members{
-      {"peft_type", JsonText("LORA")},
-      {"base_model_name_or_path", textOrNull(options.baseModel)},
-      {"task_type", textOrNull(options.taskType)},
-      {"r", std::to_string(scale.rank)},
-      // PEFT declares an integer.
-      {"lora_alpha", isWhole ? std::to_string(static_cast<Index>(scale.alpha)) : NumberText(scale.alpha)},
-      {"lora_dropout", "0.0"},
-      {"target_modules", "[" + list + "\n  ]"},
-      {"bias", JsonText("none")},
-      {"fan_in_fan_out", "false"},
-      {"inference_mode", "true"},
-      {"init_lora_weights", "true"},
-      {"modules_to_save", "null"}};
-  std::string text;
-  for (const auto& [key, value] : members)
-    text += (text.empty() ? "{" : ",") + ("\n  " + JsonText(key)) + ": " + value;
-  return text + "\n}\n";
-}
+  const std::vector<SafetensorsEntry>& Entries() const { return entries_; }
+  std::string ConfigText() const { return PEFTConfigText(text_); }
+
+ private:
+  bool IsConv1D(const std::string& module) const { return options_.isConv1D && options_.isConv1D(module); }
+
+  /// @param isMatrix  has two dimensions in the file even if one is 1
+  void Add(const std::string& name, Tensor<T> tensor, bool isMatrix) {
+    const Tensor<T>& kept = *tensors_.emplace_back(std::make_unique<Tensor<T>>(std::move(tensor)));
+    SafetensorsEntry entry = ParameterEntry<T>(std::string(kPEFTPrefix) + name,
+                                               {kept.data(), kept.rows(), kept.cols()}, options_.type);
+    if (isMatrix) entry.shape = {kept.rows(), kept.cols()};
+    entries_.push_back(std::move(entry));
+  }
+
+  /// The whole layer that a parameter is of, as one of PEFT's modules_to_save.
+  void AddOwner(const std::string& parameter) {
+    const auto refuse = [&](const char* reason) {
+      throw UnsupportedError("ExportPEFT: '" + parameter + "' trained beside the adapters, " + reason);
+    };
+    const std::size_t dot = parameter.rfind('.');
+    const auto owner = dot == std::string::npos ? layers_.end() : layers_.find(parameter.substr(0, dot));
+    if (owner == layers_.end()) refuse("and a PEFT LoRA has no place for it");
+    if (!written_.insert(owner->first).second) return;
+    const ILayer<T>& layer = *owner->second;
+    const bool isDense = dynamic_cast<const DenseLayer<T>*>(&layer) != nullptr;
+    const bool isEmbedding = dynamic_cast<const Embedding<T>*>(&layer) != nullptr;
+    if (!isDense && !isEmbedding && dynamic_cast<const LayerNorm<T>*>(&layer) == nullptr) {
+      refuse("and PEFT has no module like its layer");
+    }
+    const std::string module = options_.moduleName ? options_.moduleName(owner->first) : owner->first;
+    const PEFTFusedModule* const fused = FindFusedModule(options_.fused, module);
+    if (fused != nullptr && !FusedParts(layers_, *fused, owner->first).empty()) {
+      refuse("and is a part of a fused module, which can be trained whole only as a whole");
+    }
+    for (const ConstParameter<T>& own : layer.Parameters()) {
+      const bool isWeight = own.name == "weight";
+      const bool isTransposed = isDense && isWeight && !IsConv1D(module);
+      Add(module + "." + own.name, isTransposed ? Tensor<T>(own.value.transpose()) : Tensor<T>(own.value),
+          isWeight && (isDense || isEmbedding));
+    }
+    text_.modulesToSave.push_back(module);
+    text_.keepsTies = text_.keepsTies || isEmbedding;
+  }
+
+  const PEFTExportOptions& options_;
+  LayerMap<T> layers_;
+  std::vector<PlacedAdapter<T>> adapters_;
+  PEFTConfigFacts text_;
+  std::vector<std::unique_ptr<Tensor<T>>> tensors_;  // what the entries point to
+  std::vector<SafetensorsEntry> entries_;
+  std::set<std::string> written_;
+};
 
 /// @return whether the file exists and holds just this text.
 inline bool Holds(const std::filesystem::path& path, std::string_view text) {
@@ -94,11 +125,15 @@ inline bool Holds(const std::filesystem::path& path, std::string_view text) {
 /// Writes the adapters of this moment, NOLA's too, as LoRA factors in PEFT's format: a directory, made if it
 /// is missing, with adapter_config.json and adapter_model.safetensors. Ranks that differ are padded with
 /// zeros to the highest one, scalings that differ multiplied into B, since not every reader knows ranks and
-/// alphas by layer. Each file is replaced as a whole; a kill between the two leaves the new factors without a
-/// configuration, which no reader opens, and never with a wrong one.
+/// alphas by layer. Adapters of the parts of a fused module become one of the sum of their ranks, each part a
+/// block of it; or of one's rank, if they have A in common. Dense layers, embeddings and norms that trained
+/// beside the adapters are written whole, as modules_to_save.
+///
+/// Each file is replaced as a whole; a kill between the two leaves the new factors without a configuration,
+/// which no reader opens, and never with a wrong one.
 /// @throws ConfigError for a network without adapters, a type other than f32, f16 and bf16, a number that it
-/// cannot hold, two layers under one module name; UnsupportedError if anything beside the adapters trained,
-/// which a PEFT LoRA cannot hold; FileError.
+/// cannot hold, two layers under one module name; UnsupportedError if something trained that a PEFT LoRA
+/// cannot hold: an adapter's base, or a layer of another kind; FileError.
 template <std::floating_point T>
 void ExportPEFT(const ILayer<T>& network, const std::filesystem::path& directory,
                 const PEFTExportOptions& options = {}) {
@@ -106,46 +141,15 @@ void ExportPEFT(const ILayer<T>& network, const std::filesystem::path& directory
       options.type != NumberType::bf16) {
     throw ConfigError(Message({"ExportPEFT: ", NumberTypeName(options.type), ", expected F32, F16 or BF16"}));
   }
-  const std::vector<PlacedAdapter<T>> adapters = FindAdapters(network);
-  if (adapters.empty()) throw ConfigError("ExportPEFT: the network has no adapter");
-  for (const ConstParameter<T>& parameter : detail::TrainedBeside(network, adapters)) {
-    throw UnsupportedError("ExportPEFT: '" + parameter.name +
-                           "' trained beside the adapters, and a PEFT LoRA has no place for it");
-  }
-  const detail::PEFTScale scale = detail::CommonScale(adapters);
-  std::vector<std::string> modules;
-  std::vector<Tensor<T>> factors;  // their memory must stay where it is
-  factors.reserve(2 * adapters.size());
-  std::vector<SafetensorsEntry> entries;
-  const auto add = [&](std::string name, Tensor<T> factor) {
-    const Tensor<T>& kept = factors.emplace_back(std::move(factor));
-    SafetensorsEntry entry =
-        detail::ParameterEntry<T>(std::move(name), {kept.data(), kept.rows(), kept.cols()}, options.type);
-    entry.shape = {kept.rows(), kept.cols()};
-    entries.push_back(std::move(entry));
-  };
-  for (const PlacedAdapter<T>& placed : adapters) {
-    const ILoRAAdapter<T>& adapter = *placed.adapter;
-    const std::string module = options.moduleName ? options.moduleName(placed.path) : placed.path;
-    const std::string name = std::string(detail::kPEFTPrefix) + module;
-    const Index rank = adapter.Rank();
-    Tensor<T> a = Tensor<T>::Zero(scale.rank, placed.layer->InputSize());
-    a.topRows(rank) = adapter.GetMatrixA().transpose();
-    Tensor<T> b = Tensor<T>::Zero(placed.layer->OutputSize(), scale.rank);
-    b.leftCols(rank) = (scale.isFolded ? adapter.Scaling() : T(1)) * adapter.GetMatrixB().transpose();
-    add(name + std::string(detail::kPEFTSuffixA), std::move(a));
-    add(name + std::string(detail::kPEFTSuffixB), std::move(b));
-    modules.push_back(module);
-  }
-
+  const detail::PEFTExport<T> content(network, options);
+  const std::string text = content.ConfigText();
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) detail::ThrowFileError("make the directory", directory, error.value());
   const std::filesystem::path configPath = directory / detail::kPEFTConfigFile;
-  const std::string text = detail::PEFTConfig(scale, modules, options);
   AtomicFile model(directory / detail::kPEFTModelFile);
   AtomicFile config(configPath);
-  detail::WriteSafetensorsTo([&](std::span<const std::byte> bytes) { model.Write(bytes); }, entries,
+  detail::WriteSafetensorsTo([&](std::span<const std::byte> bytes) { model.Write(bytes); }, content.Entries(),
                              {{"format", "pt"}});
   config.Write(std::as_bytes(std::span(text)));
   if (!detail::Holds(configPath, text)) std::filesystem::remove(configPath, error);

@@ -1,16 +1,14 @@
 // ImportPEFT: a LoRA that Hugging Face PEFT wrote, as adapters of a network.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,211 +17,292 @@
 #include "nola/io/adapter_placement.hpp"
 #include "nola/io/load_mode.hpp"
 #include "nola/io/mapped_file.hpp"
-#include "nola/io/peft.hpp"
+#include "nola/io/peft_configuration.hpp"
+#include "nola/io/peft_factors.hpp"
+#include "nola/io/peft_fusion.hpp"
 #include "nola/io/safetensors.hpp"
-#include "nola/io/strict_json.hpp"
+#include "nola/io/weight_file.hpp"
 
 namespace nola {
 
 struct PEFTImportOptions {
   LoadMode mode = LoadMode::strict;
   /// From a module's name in the file to a layer's path, or to nothing for a module to be skipped; empty
-  /// keeps every name.
+  /// keeps every name. A fused module may be mapped to any of its parts, or to a name beside them.
   std::function<std::optional<std::string>(const std::string&)> layerPath = {};
+  /// Modules that are cut among several layers; see PEFTFusedModule.
+  std::vector<PEFTFusedModule> fused = KnownPEFTFusedModules();
+  /// Whether a module that was trained whole stores its weight [in x out], as GPT-2's Conv1D does, and not
+  /// [out x in] as nn.Linear; empty: none does. Factors lie the same way in both.
+  std::function<bool(const std::string&)> isConv1D = {};
 };
 
 namespace detail {
 
-/// What adapter_config.json says about scaling.
-class PEFTConfiguration {
+/// Collects what ImportPEFT is going to do, and changes nothing.
+template <std::floating_point T>
+class PEFTImport {
  public:
-  /// @throws FileError for text that is no configuration of a LoRA, or of one with a rule that is not LoRA's.
-  PEFTConfiguration(std::span<const std::byte> text, std::string name) : name_(std::move(name)) {
-    constexpr std::size_t kMost = 1 << 20;
-    if (text.size() > kMost) Fail(Message({"has ", text.size(), " bytes, at most ", kMost, " are read"}));
-    try {
-      config_ = ParseStrictJson(text, 16);
-    } catch (const FileError& error) {
-      Fail(error.what());
+  PEFTImport(const ILayer<T>& network, PEFTConfiguration config, const SafetensorsFile& file,
+             const PEFTImportOptions& options)
+      : network_(network),
+        config_(std::move(config)),
+        file_(file),
+        options_(options),
+        layers_(LayersByPath(network)) {
+    std::map<std::string, PEFTTensors> modules;
+    std::vector<Whole> wholes;
+    for (const auto& [name, tensor] : file.Tensors()) {
+      PEFTTensorName parsed = ParsePEFTTensorName(name);
+      switch (parsed.role) {
+        case PEFTTensorName::Role::factorA:
+        case PEFTTensorName::Role::factorB: {
+          PEFTTensors& module = modules[parsed.module];
+          const bool isA = parsed.role == PEFTTensorName::Role::factorA;
+          const SafetensorsTensor*& place = isA ? module.a : module.b;
+          if (place != nullptr) {
+            report_.mismatched.push_back(Quoted(name) + " is in the file under another name too");
+          }
+          place = &tensor;
+          (isA ? module.nameA : module.nameB) = name;
+          break;
+        }
+        case PEFTTensorName::Role::whole:
+          wholes.push_back({std::move(parsed.module), std::move(parsed.parameter), name, &tensor});
+          break;
+        case PEFTTensorName::Role::foreign:
+          report_.mismatched.push_back(Quoted(name) + " " + parsed.why);
+          break;
+        case PEFTTensorName::Role::unneeded:
+          break;
+      }
     }
-    if (!config_.IsObject()) Fail("not a JSON object");
-    const JsonValue* const type = config_.Find("peft_type");
-    if (type == nullptr || type->Text() != "LORA") Fail("peft_type is not LORA");
-    if (Flag("use_dora")) Fail("use_dora: a magnitude beside the factors is not supported");
-    isRankStabilized_ = Flag("use_rslora");
-    rank_ = Number(config_, "r");
-    alpha_ = Number(config_, "lora_alpha");
-    for (const char* key : {"rank_pattern", "alpha_pattern"}) CheckPattern(key);
+    for (const auto& [module, tensors] : modules) AddFactors(module, tensors);
+    for (const Whole& whole : wholes) AddWhole(whole);
+    std::erase_if(values_, [&](const auto& entry) { return BreaksTie(entry.first, entry.second); });
   }
 
-  double Rank(const std::string& module) const { return Pattern("rank_pattern", module).value_or(rank_); }
+  const AdapterLoadReport& Report() const { return report_; }
 
-  /// alpha/r, or alpha/sqrt(r) for a rank-stabilized LoRA.
-  double Scaling(const std::string& module) const {
-    const double rank = Rank(module);
-    const double alpha = Pattern("alpha_pattern", module).value_or(alpha_);
-    return alpha / (isRankStabilized_ ? std::sqrt(rank) : rank);
+  /// The one function that changes something.
+  void Apply(ILayer<T>& network) const {
+    std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> adapters;
+    for (const auto& [path, factors] : factors_) {
+      std::shared_ptr<ILayer<T>> base = LayerToAdapt(layers_.at(path));
+      const auto values = values_.find(path);
+      if (values != values_.end()) base = BaseWith(*base, values->second);
+      adapters.emplace_back(path, std::make_shared<LoRAAdapter<T>>(
+                                      std::move(base), factors.a.transpose(), factors.b.transpose(),
+                                      factors.scaling * static_cast<double>(factors.a.rows())));
+    }
+    std::vector<std::shared_ptr<ILayer<T>>> trainable;
+    std::map<std::string, const Tensor<T>*> values;
+    for (const auto& [path, held] : values_) {
+      if (factors_.contains(path)) continue;
+      for (const auto& [parameter, value] : held) values.emplace(path + "." + parameter, &value.numbers);
+      const std::shared_ptr<ILayer<T>>& layer = layers_.at(path);
+      if (layer->GetParameterNames().size() == held.size()) trainable.push_back(layer);
+    }
+    PlaceAdapters(network, adapters, trainable);
+    if (values.empty()) return;
+    for (Parameter<T>& parameter : network.Parameters()) {
+      const auto value = values.find(parameter.name);
+      if (value != values.end()) parameter.value = *value->second;
+    }
+    network.ParametersChanged();
   }
 
  private:
-  [[noreturn]] void Fail(const std::string& reason) const { throw FileError("'" + name_ + "': " + reason); }
+  /// A tensor of the file that is a parameter of a module.
+  struct Whole {
+    std::string module;
+    std::string parameter;
+    std::string name;
+    const SafetensorsTensor* tensor;
+  };
+  struct Value {
+    Tensor<T> numbers;
+    const SafetensorsTensor* tensor;
+    std::set<std::string> modules;  // that hold it
+  };
 
-  bool Flag(const char* key) const {
-    const JsonValue* const found = config_.Find(key);
-    if (found == nullptr || found->IsNull()) return false;
-    if (!found->IsBoolean()) Fail(std::string(key) + " is not true or false");
-    return found->Boolean();
+  std::optional<std::string> PathOf(const std::string& module) const {
+    return options_.layerPath ? options_.layerPath(module) : std::optional<std::string>(module);
   }
 
-  double Number(const JsonValue& object, const std::string& key) const {
-    const JsonValue* const found = object.Find(key);
-    if (found == nullptr || !found->IsNumber() || !(found->Number() > 0)) {
-      Fail(Quoted(key) + " is missing or not above 0");
+  void AddFactors(const std::string& module, const PEFTTensors& tensors) {
+    const std::optional<std::string> path = PathOf(module);
+    if (!path) return;
+    const auto mismatch = [&](const std::string& reason) {
+      report_.mismatched.push_back(Quoted(*path) + ": " + reason);
+    };
+    const PEFTConfiguration::Scale scale = config_.ScaleOf(module);
+    if (const std::string reason = WhyNoFactors(tensors, scale.rank); !reason.empty())
+      return mismatch(reason);
+    const Index outputs = tensors.b->shape[0];
+    const std::vector<PEFTPart<T>> parts = PartsOfModule(layers_, options_.fused, module, *path, outputs);
+    if (parts.empty()) {
+      report_.missing.push_back(*path);
+      return;
     }
-    return found->Number();
-  }
-
-  void CheckPattern(const char* key) const {
-    const JsonValue* const pattern = config_.Find(key);
-    if (pattern == nullptr || pattern->IsNull()) return;
-    if (!pattern->IsObject()) Fail(std::string(key) + " is not an object");
-    for (const std::string& module : pattern->Keys()) {
-      Number(*pattern, module);
-      if (module.find_first_of("\\^$*+?()[]{}|") != std::string::npos) {
-        Fail(std::string(key) + ": the regular expression " + Quoted(module) + " is not supported");
-      }
+    const Index inputs = parts.front().layer->InputSize();
+    const Index needed = parts.back().begin + parts.back().size;
+    if (tensors.a->shape[1] != inputs || outputs != needed) {
+      return mismatch(
+          Message({"maps ", tensors.a->shape[1], " to ", outputs, ", the layer ", inputs, " to ", needed}));
+    }
+    for (const PEFTPart<T>& part : parts) {
+      if (factors_.contains(part.path)) return mismatch("two modules are mapped to " + Quoted(part.path));
+    }
+    std::vector<PEFTFactors<T>> cut = CutFactors<T>(file_, module, tensors, parts);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      cut[i].scaling = scale.scaling;
+      const std::string reason = WhyNoAdapter(cut[i], *parts[i].layer, parts.size() > 1);
+      if (!reason.empty()) return mismatch(reason);
+    }
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (cut[i].a.rows() == 0) continue;
+      report_.matched.push_back(parts[i].path);
+      factors_.emplace(parts[i].path, std::move(cut[i]));
     }
   }
 
-  /// The value of the longest key that is the module's name or the end of it after a dot.
-  std::optional<double> Pattern(const char* key, const std::string& module) const {
-    const JsonValue* const pattern = config_.Find(key);
-    if (pattern == nullptr || pattern->IsNull()) return std::nullopt;
-    for (std::size_t begin = 0;;) {
-      const JsonValue* const found = pattern->Find(module.substr(begin));
-      if (found != nullptr) return found->Number();
-      begin = module.find('.', begin);
-      if (begin++ == std::string::npos) return std::nullopt;
+  void AddWhole(const Whole& whole) {
+    std::optional<std::string> path = PathOf(whole.module);
+    if (!path) return;
+    if (!layers_.contains(*path) && path->ends_with("head") && IsTied(*path)) {
+      path = SiblingPath(*path, "token_embedding");
+    }
+    const auto mismatch = [&](const std::string& reason) {
+      report_.mismatched.push_back(Quoted(whole.name) + reason);
+    };
+    const std::vector<Index>& shape = whole.tensor->shape;
+    const bool isConv1D = options_.isConv1D && options_.isConv1D(whole.module);
+    if (shape.empty() || shape.size() > 2) return mismatch(" is neither a vector nor a matrix");
+    const Index outputs = shape.size() == 2 && !isConv1D ? shape.front() : shape.back();
+    const std::vector<PEFTPart<T>> parts =
+        PartsOfModule(layers_, options_.fused, whole.module, *path, outputs);
+    const std::string wanted = *path + "." + whole.parameter;
+    if (parts.empty() || !parts.front().layer->GetParameterShape(whole.parameter)) {
+      report_.missing.push_back(wanted);
+      return;
+    }
+    // [rows x columns] as here; a part has all rows and its own columns.
+    auto [rows, columns] = *parts.front().layer->GetParameterShape(whole.parameter);
+    const bool isDense = dynamic_cast<const DenseLayer<T>*>(parts.front().layer.get()) != nullptr;
+    const bool isTransposed = isDense && whole.parameter == "weight" && !isConv1D;
+    if (parts.size() > 1) columns = parts.back().begin + parts.back().size;
+    const std::optional<std::string> reason =
+        isTransposed ? WhyUnfit<T>(*whole.tensor, columns, rows) : WhyUnfit<T>(*whole.tensor, rows, columns);
+    if (reason) return mismatch(*reason);
+    for (const PEFTPart<T>& part : parts) {
+      if (const std::string why = WhyNotHeld(part, whole, {rows, part.size}, parts.size() > 1); !why.empty())
+        return mismatch(why);
+    }
+    Tensor<T> numbers = file_.ReadMatrix<T>(whole.name);
+    if (isTransposed) numbers = numbers.transpose().eval();
+    for (const PEFTPart<T>& part : parts) {
+      Value& value = values_[part.path][whole.parameter];
+      value.modules.insert(whole.module);
+      if (value.tensor != nullptr) continue;  // the same once more
+      value.tensor = whole.tensor;
+      value.numbers = parts.size() > 1 ? Tensor<T>(numbers.middleCols(part.begin, part.size)) : numbers;
+      report_.matched.push_back(part.path + "." + whole.parameter);
     }
   }
 
-  std::string name_;
-  JsonValue config_;
-  bool isRankStabilized_ = false;
-  double rank_ = 0;
-  double alpha_ = 0;
+  /// Why a layer cannot take a whole parameter, or nothing.
+  std::string WhyNotHeld(const PEFTPart<T>& part, const Whole& whole, std::array<Index, 2> shape,
+                         bool isFused) const {
+    const bool isDense = dynamic_cast<const DenseLayer<T>*>(part.layer.get()) != nullptr;
+    if (isFused && (!isDense || part.layer->GetParameterShape(whole.parameter) != shape)) {
+      return " does not fit " + Quoted(part.path);
+    }
+    if (!factors_.contains(part.path) && part.layer != layers_.at(part.path)) {
+      return ": " + Quoted(part.path) + " has an adapter that the file does not hold";
+    }
+    if (factors_.contains(part.path) && !isDense) {
+      return Message(
+          {": the base of the adapter is a ", part.layer->LayerType(), ", needed is a DenseLayer"});
+    }
+    const auto held = values_.find(part.path);
+    if (held == values_.end() || !held->second.contains(whole.parameter)) return {};
+    const SafetensorsTensor& other = *held->second.at(whole.parameter).tensor;
+    const bool isSame = other.type == whole.tensor->type && other.shape == whole.tensor->shape &&
+                        std::ranges::equal(other.bytes, whole.tensor->bytes);
+    return isSame ? std::string() : " and another tensor are mapped to " + Quoted(part.path) + " and differ";
+  }
+
+  /// Whether a layer stands beside the embedding of a decoder that uses it as its head too.
+  bool IsTied(const std::string& path) const {
+    const std::size_t dot = path.rfind('.');
+    const auto found = dot == std::string::npos ? layers_.end() : layers_.find(path.substr(0, dot));
+    if (dot != std::string::npos && found == layers_.end()) return false;
+    const ILayer<T>& decoder = dot == std::string::npos ? network_ : *found->second;
+    return decoder.LayerType() == "TransformerDecoder" && !layers_.contains(SiblingPath(path, "head"));
+  }
+
+  /// PEFT trains an embedding apart from the head that it is tied to, unless it is told to keep the tie.
+  bool BreaksTie(const std::string& path, const std::map<std::string, Value>& values) {
+    if (!path.ends_with("token_embedding") || !IsTied(path) || config_.KeepsTies()) return false;
+    const auto& [parameter, value] = *values.begin();
+    if (value.modules.size() > 1 || value.numbers == layers_.at(path)->TryGetParameter(parameter))
+      return false;
+    std::erase(report_.matched, path + "." + parameter);
+    report_.mismatched.push_back(Quoted(path) + " is tied to the head here, and " +
+                                 Quoted(*value.modules.begin()) + " was trained without it");
+    return true;
+  }
+
+  /// A dense layer with some of its parameters replaced. Others may share the old one.
+  static std::shared_ptr<ILayer<T>> BaseWith(const ILayer<T>& base,
+                                             const std::map<std::string, Value>& values) {
+    std::shared_ptr<ILayer<T>> changed = base.Clone();
+    for (const auto& [parameter, value] : values) changed->SetParameter(parameter, value.numbers);
+    return changed;
+  }
+
+  const ILayer<T>& network_;
+  PEFTConfiguration config_;
+  const SafetensorsFile& file_;
+  const PEFTImportOptions& options_;
+  LayerMap<T> layers_;
+  AdapterLoadReport report_;
+  std::map<std::string, PEFTFactors<T>> factors_;               // by path
+  std::map<std::string, std::map<std::string, Value>> values_;  // by path and parameter
 };
-
-/// The factors of one module: A [rank x in], B [out x rank].
-struct PEFTModule {
-  const SafetensorsTensor* a = nullptr;
-  const SafetensorsTensor* b = nullptr;
-};
-
-/// Drops rank vectors that are zero on both sides, with which ExportPEFT fills up narrow adapters.
-template <std::floating_point T>
-void DropEmptyRanks(Tensor<T>& a, Tensor<T>& b) {
-  Index kept = 0;
-  for (Index rank = 0; rank < a.rows(); ++rank) {
-    if (a.row(rank).isZero(T(0)) && b.col(rank).isZero(T(0))) continue;
-    a.row(kept) = a.row(rank).eval();
-    b.col(kept) = b.col(rank).eval();
-    ++kept;
-  }
-  a.conservativeResize(kept, Eigen::NoChange);
-  b.conservativeResize(Eigen::NoChange, kept);
-}
-
-/// @throws ConfigError with the reason if the module does not fit the layer.
-template <std::floating_point T>
-std::shared_ptr<ILayer<T>> MakePEFTAdapter(const std::shared_ptr<ILayer<T>>& base, const std::string& module,
-                                           const PEFTModule& factors, const PEFTConfiguration& config,
-                                           const SafetensorsFile& file) {
-  const auto refuse = [](const auto&... parts) { throw ConfigError(Message({parts...})); };
-  if (factors.a == nullptr || factors.b == nullptr) refuse("only one of its factors is there");
-  const std::vector<Index>& shapeA = factors.a->shape;
-  const std::vector<Index>& shapeB = factors.b->shape;
-  if (shapeA.size() != 2 || shapeB.size() != 2 || shapeA[0] != shapeB[1])
-    refuse("A and B do not go together");
-  if (shapeA[1] != base->InputSize() || shapeB[0] != base->OutputSize()) {
-    refuse("maps ", shapeA[1], " to ", shapeB[0], ", the layer ", base->InputSize(), " to ",
-           base->OutputSize());
-  }
-  if (static_cast<double>(shapeA[0]) != config.Rank(module)) {
-    refuse("rank ", shapeA[0], ", in the configuration ", config.Rank(module));
-  }
-  const std::string name = std::string(kPEFTPrefix) + module;
-  for (const SafetensorsTensor* tensor : {factors.a, factors.b}) {
-    if (!DecodesToFinite<T>(tensor->type, tensor->bytes)) {
-      file.Fail(Quoted(name) + " holds NaN, infinity or numbers of an unusable type");
-    }
-  }
-  Tensor<T> a = file.ReadMatrix<T>(name + std::string(kPEFTSuffixA));
-  Tensor<T> b = file.ReadMatrix<T>(name + std::string(kPEFTSuffixB));
-  const double scaling = config.Scaling(module);
-  if (a.rows() > std::min(base->InputSize(), base->OutputSize())) DropEmptyRanks(a, b);
-  if (a.rows() == 0) refuse("rank 0");
-  return std::make_shared<LoRAAdapter<T>>(base, a.transpose(), b.transpose(),
-                                          scaling * static_cast<double>(a.rows()));
-}
 
 }  // namespace detail
 
 /// Puts a LoRAAdapter around each layer that a PEFT LoRA has factors for, and freezes everything else; an
 /// adapter that is there already is replaced. Scaling is PEFT's: alpha/r, or alpha/sqrt(r) if
-/// rank-stabilized, with its patterns by module as far as they are plain names. Factors in float32, float16,
-/// bfloat16 or float64. All is checked before anything changes.
+/// rank-stabilized, with its patterns by module, regular expressions too. A fused module becomes an adapter
+/// of each of its parts, with A in common and B cut.
+///
+/// What PEFT trained beside the factors is set too: whole modules (`modules_to_save`, saved embeddings),
+/// which stay trainable, and biases (`bias` all or lora_only), which are frozen. For an adapter's layer it
+/// goes into a copy of the base, since others may share the old one.
+///
+/// Tensors in float32, float16, bfloat16 or float64. All is checked before anything changes.
 /// @param directory  with adapter_config.json and adapter_model.safetensors.
-/// @throws FileError with the reason for files that are damaged or hold something other than a LoRA, and in
-/// strict mode if any part does not fit: the network is then as it was.
+/// @throws FileError with the reason for files that are damaged or hold something other than a LoRA, for a
+/// setting that changes what the factors mean and is not supported, and in strict mode if any part does not
+/// fit: the network is then as it was.
 template <std::floating_point T>
 AdapterLoadReport ImportPEFT(ILayer<T>& network, std::span<const std::byte> configuration,
                              const SafetensorsFile& file, const PEFTImportOptions& options = {}) {
-  const detail::PEFTConfiguration config(configuration, detail::kPEFTConfigFile);
-  AdapterLoadReport report;
-  std::map<std::string, detail::PEFTModule> modules;
-  for (const auto& [name, tensor] : file.Tensors()) {
-    const bool isA = name.ends_with(detail::kPEFTSuffixA);
-    const std::string_view suffix = isA ? detail::kPEFTSuffixA : detail::kPEFTSuffixB;
-    if (!name.starts_with(detail::kPEFTPrefix) || !name.ends_with(suffix) ||
-        name.size() <= detail::kPEFTPrefix.size() + suffix.size()) {
-      report.mismatched.push_back(Quoted(name) + " is not a factor of a LoRA");
-      continue;
-    }
-    const std::size_t begin = detail::kPEFTPrefix.size();
-    detail::PEFTModule& module = modules[name.substr(begin, name.size() - begin - suffix.size())];
-    (isA ? module.a : module.b) = &tensor;
-  }
-  const auto layers = detail::LayersByPath(network);
-  std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> adapters;
-  std::set<std::string> taken;
-  for (const auto& [module, factors] : modules) {
-    const std::optional<std::string> path =
-        options.layerPath ? options.layerPath(module) : std::optional<std::string>(module);
-    if (!path) continue;
-    const auto layer = layers.find(*path);
-    if (layer == layers.end()) {
-      report.missing.push_back(*path);
-      continue;
-    }
-    try {
-      if (!taken.insert(*path).second) throw ConfigError("two modules are mapped to it");
-      const std::shared_ptr<ILayer<T>> base = detail::LayerToAdapt(layer->second);
-      adapters.emplace_back(*path, detail::MakePEFTAdapter<T>(base, module, factors, config, file));
-      report.matched.push_back(*path);
-    } catch (const ConfigError& error) {
-      report.mismatched.push_back(Quoted(*path) + ": " + error.what());
-    }
-  }
-  detail::RequireFit(report, options.mode, file.Name());
-  detail::PlaceAdapters(network, adapters);
-  return report;
+  const detail::PEFTImport<T> load(network, detail::PEFTConfiguration(configuration, detail::kPEFTConfigFile),
+                                   file, options);
+  detail::RequireFit(load.Report(), options.mode, file.Name());
+  load.Apply(network);
+  return load.Report();
 }
 
 /// The same from a directory.
 template <std::floating_point T>
 AdapterLoadReport ImportPEFT(ILayer<T>& network, const std::filesystem::path& directory,
                              const PEFTImportOptions& options = {}) {
+  detail::CheckPEFTDirectory(directory);
   const MappedFile configuration(directory / detail::kPEFTConfigFile);
   return ImportPEFT(network, configuration.Bytes(), SafetensorsFile(directory / detail::kPEFTModelFile),
                     options);
