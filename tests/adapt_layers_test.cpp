@@ -308,6 +308,8 @@ TEST_CASE("adapting again leaves the adapters that are there as they are") {
   REQUIRE(network.At("blocks.0.query") == first);
   REQUIRE(SameBits(first->GetParameters(), coefficients));
   REQUIRE(network.root->ParameterCount() == 7 * (5 + 3));
+  REQUIRE(AdaptLayers(*network.root, Config({"*.query"})).empty());
+  REQUIRE(network.root->ParameterCount() == 7 * (5 + 3));
 }
 
 TEST_CASE(

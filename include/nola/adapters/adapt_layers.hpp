@@ -85,6 +85,7 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
   CheckTree(network);
   LayerReplacements<T> dense;
   LayerReplacements<T> trainable;
+  LayerReplacements<T> targets;  // dense, or an adapter already
   std::vector<detail::TrainableMarks<T>> unmarked;  // what freezing the rest must leave as it is
   const auto trainsAsItIs = [&](const std::string& path) {
     return std::any_of(trainable.begin(), trainable.end(), [&](const auto& entry) {
@@ -94,11 +95,13 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     if (dynamic_cast<const ILoRAAdapter<T>*>(layer.get()) != nullptr) {
       unmarked.emplace_back(*layer);
+      targets.emplace_back(path, layer);
       return false;
     }
     if (detail::MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
     if (dynamic_cast<const DenseLayer<T>*>(layer.get()) != nullptr && !trainsAsItIs(path)) {
       dense.emplace_back(path, layer);
+      targets.emplace_back(path, layer);
     }
     return true;
   });
@@ -111,7 +114,7 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
       }
     }
   };
-  requireMatch(targetModules, dense, "dense ");
+  requireMatch(targetModules, targets, "dense ");
   requireMatch(trainableModules, trainable, "");
 
   std::vector<std::string> paths;
