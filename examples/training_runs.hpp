@@ -33,7 +33,7 @@ struct Run {
   double score = 0;           ///< the higher the better: on held-back data in a search, else on the test data
   double cpuSeconds = 0;      ///< of its thread, for the training alone
   std::size_t fileBytes = 0;  ///< of the file with what it trained, if it was saved
-  bool diverged = false;      ///< the loss became NaN or infinite
+  bool diverged = false;      ///< the loss or the score became NaN or infinite
 };
 
 /// Is told what runs, how many runs of this part are done and how many there are; from one thread at a time.
@@ -106,25 +106,46 @@ inline std::vector<Run> RunsOf(const std::vector<Run>& runs, std::size_t method)
   return own;
 }
 
-/// The rate whose runs have the best mean score, of equal ones the lowest.
+/// The rate whose runs have the best mean score, of equal ones the lowest; a rate at which a run diverged is
+/// never it. @throws nola::StateError if a run diverged at every rate.
 inline double BestRate(const std::vector<Run>& runs) {
-  std::map<double, std::pair<double, int>> sums;  // of the scores, and how many
+  struct Rate {
+    double sum = 0;  // of the scores
+    int count = 0;
+    bool diverged = false;
+
+    double Mean() const { return sum / count; }
+  };
+  std::map<double, Rate> rates;
   for (const Run& run : runs) {
-    auto& [sum, count] = sums[run.learningRate];
-    sum += run.score;
-    ++count;
+    Rate& rate = rates[run.learningRate];
+    rate.sum += run.score;
+    ++rate.count;
+    rate.diverged = rate.diverged || run.diverged || !std::isfinite(run.score);
   }
-  const auto mean = [](const auto& entry) { return entry.second.first / entry.second.second; };
-  return std::max_element(sums.begin(), sums.end(),
-                          [&](const auto& left, const auto& right) { return mean(left) < mean(right); })
-      ->first;
+  const auto end = rates.end();
+  auto best = end;
+  for (auto rate = rates.begin(); rate != end; ++rate) {
+    if (!rate->second.diverged && (best == end || rate->second.Mean() > best->second.Mean())) best = rate;
+  }
+  if (best == end) {
+    throw nola::StateError(
+        nola::Message({"the training diverged at each of the ", rates.size(), " learning rates tried"}));
+  }
+  return best->first;
 }
 
 /// The learning rates that a round of the search tries, given the scores so far by rate. Round 0 tries
 /// four rates a factor of 4 apart, round 1 the best one halved and doubled, round 2 the best one divided and
-/// multiplied by the square root of 2, and so on: every method gets the same number of runs.
+/// multiplied by the square root of 2, and so on; where all have diverged so far, two lower ones. So every
+/// method gets the same number of runs.
 inline std::vector<double> RatesToTry(int round, const std::vector<Run>& soFar) {
   if (round == 0) return {0.0005, 0.002, 0.008, 0.032};
+  if (std::all_of(soFar.begin(), soFar.end(), [](const Run& run) { return run.diverged; })) {
+    double lowest = soFar.front().learningRate;
+    for (const Run& run : soFar) lowest = std::min(lowest, run.learningRate);
+    return {lowest / 16, lowest / 4};
+  }
   const double factor = std::pow(2.0, std::pow(0.5, round - 1));
   const double best = BestRate(soFar);
   return {best / factor, best * factor};
@@ -189,7 +210,8 @@ inline Summary Summarise(const std::vector<Run>& runs) {
   return summary;
 }
 
-/// Runs a training, takes its time and then its score; one whose loss is no longer finite gets `worst`.
+/// Runs a training, takes its time and then its score; one that ends in numbers that are not finite gets
+/// `worst` and is marked.
 inline void TrainAndScore(Run& run, double worst, const std::function<void()>& training,
                           const std::function<double()>& score) {
   const double start = ThreadSeconds();
@@ -199,7 +221,31 @@ inline void TrainAndScore(Run& run, double worst, const std::function<void()>& t
     run.diverged = true;
   }
   run.cpuSeconds = ThreadSeconds() - start;
-  run.score = run.diverged ? worst : score();
+  if (!run.diverged) run.score = score();
+  run.diverged = run.diverged || !std::isfinite(run.score);
+  if (run.diverged) run.score = worst;
 }
+
+/// A line for each method that has runs which diverged: how many of how many, and `whatOfThem`.
+inline std::string DivergedNote(const std::vector<Run>& runs, const std::string& whatOfThem,
+                                const std::function<std::string(std::size_t)>& nameOfMethod) {
+  std::map<std::size_t, std::pair<int, int>> counts;  // by method: diverged, all
+  for (const Run& run : runs) {
+    auto& [diverged, all] = counts[run.method];
+    diverged += run.diverged ? 1 : 0;
+    ++all;
+  }
+  std::string note;
+  for (const auto& [method, count] : counts) {
+    if (count.first == 0) continue;
+    note += nola::Message({nameOfMethod(method), ": ", count.first, " of ", count.second, " runs diverged, ",
+                           whatOfThem, "\n"});
+  }
+  return note;
+}
+
+/// What becomes of runs that diverged, for DivergedNote.
+inline constexpr const char* kSearchNote = "their rates are not chosen";
+inline constexpr const char* kFinalNote = "they count with the worst score";
 
 }  // namespace examples

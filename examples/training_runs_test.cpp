@@ -52,6 +52,40 @@ TEST_CASE("of equally good rates the lowest is taken, and a rate is judged by th
                               {.learningRate = 0.2, .score = 5}}) == 0.2);
 }
 
+TEST_CASE("a rate at which a run diverged is never chosen, whatever its score") {
+  REQUIRE(examples::BestRate({{.learningRate = 0.1, .score = -3},
+                              {.learningRate = 0.2, .score = 0, .diverged = true},
+                              {.learningRate = 0.2, .score = 5}}) == 0.1);
+  REQUIRE(examples::BestRate({{.learningRate = 0.1, .score = std::nan("")},
+                              {.learningRate = 0.2, .score = -1},
+                              {.learningRate = 0.3, .score = std::nan("")}}) == 0.2);
+  REQUIRE_THROWS_AS(examples::BestRate({{.learningRate = 0.1, .diverged = true}}), nola::StateError);
+}
+
+TEST_CASE("a search whose rates all diverge goes on with lower ones") {
+  const std::vector<Run> runs =
+      examples::SearchRates({0}, {.rounds = 2, .seeds = 1, .workers = 1}, {},
+                            [](Run& run) { run.diverged = run.learningRate > 0.0001; });
+  REQUIRE(runs.size() == 6);
+  REQUIRE(examples::BestRate(runs) == 0.0005 / 16);
+}
+
+TEST_CASE("a training that ends in NaN is marked, scored as the worst, and told of") {
+  std::vector<Run> runs(3);
+  examples::TrainAndScore(
+      runs[0], -8, [] { throw nola::StateError("the loss is NaN"); }, [] { return 1.0; });
+  examples::TrainAndScore(
+      runs[1], -8, [] {}, [] { return std::nan(""); });
+  examples::TrainAndScore(
+      runs[2], -8, [] {}, [] { return -2.0; });
+  REQUIRE((runs[0].diverged && runs[1].diverged && !runs[2].diverged));
+  REQUIRE((runs[0].score == -8 && runs[1].score == -8 && runs[2].score == -2));
+  const auto name = [](std::size_t) { return std::string("LoRA"); };
+  REQUIRE(examples::DivergedNote(runs, examples::kSearchNote, name) ==
+          "LoRA: 2 of 3 runs diverged, their rates are not chosen\n");
+  REQUIRE(examples::DivergedNote({runs[2]}, examples::kSearchNote, name).empty());
+}
+
 TEST_CASE("what a run throws reaches the caller") {
   std::vector<Run> runs(5);
   REQUIRE_THROWS_AS(examples::ForEachRun(runs, 2, "", {}, [](Run&) { throw std::runtime_error("a run"); }),

@@ -100,6 +100,8 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
   }
   const auto searched = examples::SearchRates(
       all, settings.search, {}, [&](examples::Run& run) { task.adapt(methods[run.method], false, run); });
+  const auto name = [&](std::size_t method) { return "  " + Name(methods[method]); };
+  std::cout << examples::DivergedNote(searched, examples::kSearchNote, name);
   std::vector<examples::Run> runs;
   for (const std::size_t i : all) {
     const auto own = examples::FinalRuns(i, searched, settings.seeds);
@@ -108,6 +110,7 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
   }
   examples::ForEachRun(runs, settings.search.workers, "", {},
                        [&](examples::Run& run) { task.adapt(methods[run.method], true, run); });
+  std::cout << examples::DivergedNote(runs, examples::kFinalNote, name);
   for (const std::size_t i : all) {
     const examples::Summary summary = examples::Summarise(examples::RunsOf(runs, i));
     rows[i].mean = summary.score.mean;

@@ -83,6 +83,9 @@ void PrintTable(const Results& results, std::ostream& out) {
                   trained ? Format("%.4f", row.learningRate).c_str() : "", accuracy.c_str(),
                   trained ? Format("%.1f", row.cpuSeconds).c_str() : "");
   }
+  const auto name = [&](std::size_t method) { return results.methods[method].method.name; };
+  out << examples::DivergedNote(results.search, examples::kSearchNote, name)
+      << examples::DivergedNote(results.final, examples::kFinalNote, name);
 }
 
 void WriteResults(const Results& results, const std::filesystem::path& path) {

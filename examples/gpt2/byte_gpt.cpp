@@ -178,6 +178,8 @@ std::vector<Result> Compare(const Settings& settings, const text::Network& pretr
   const auto searched =
       examples::SearchRates(all, {.rounds = settings.searchRounds, .seeds = 1, .workers = settings.workers},
                             RunsLine(), [&](examples::Run& run) { adapt(run, parts.validation); });
+  const auto name = [&](std::size_t method) { return methods[method].name; };
+  std::cout << examples::DivergedNote(searched, examples::kSearchNote, name);
   std::vector<examples::Run> runs;
   for (const std::size_t method : all) {
     const auto own = examples::FinalRuns(method, searched, settings.seeds);
@@ -193,6 +195,7 @@ std::vector<Result> Compare(const Settings& settings, const text::Network& pretr
                         ? nola::SaveWeights<float>(*network, file)
                         : nola::SaveAdapters<float>(*network, file).fileBytes;
   });
+  std::cout << examples::DivergedNote(runs, examples::kFinalNote, name);
   std::vector<Result> results;
   for (const std::size_t method : all) {
     Result result;

@@ -2,6 +2,8 @@
 #include "adaptation.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -86,21 +88,32 @@ std::vector<RateTrial> TryRates(const Detector& shipped, const Method& method, c
       Recipe run = recipe;
       run.learningRate = rate;
       run.seed = seed;
-      const Detector adapted = Train(shipped, method, training, run);
-      trial.heldBackLoss += Loss(adapted.Head(), heldBack) / static_cast<double>(seeds.size());
-      trial.heldBackAccuracy +=
-          BalancedAccuracy(adapted.Head(), heldBack) / static_cast<double>(seeds.size());
+      double loss = std::numeric_limits<double>::infinity();
+      try {
+        const Detector adapted = Train(shipped, method, training, run);
+        loss = Loss(adapted.Head(), heldBack);
+        trial.heldBackAccuracy +=
+            BalancedAccuracy(adapted.Head(), heldBack) / static_cast<double>(seeds.size());
+      } catch (const nola::StateError&) {
+        // The loss is no longer finite: it stays infinite.
+      }
+      trial.heldBackLoss += loss / static_cast<double>(seeds.size());
     }
+    if (std::isnan(trial.heldBackLoss)) trial.heldBackLoss = std::numeric_limits<double>::infinity();
     trials.push_back(trial);
   }
   return trials;
 }
 
 double BestRate(std::span<const RateTrial> trials) {
-  return std::min_element(
-             trials.begin(), trials.end(),
-             [](const RateTrial& a, const RateTrial& b) { return a.heldBackLoss < b.heldBackLoss; })
-      ->learningRate;
+  const auto best = std::min_element(
+      trials.begin(), trials.end(),
+      [](const RateTrial& a, const RateTrial& b) { return a.heldBackLoss < b.heldBackLoss; });
+  if (best == trials.end() || !std::isfinite(best->heldBackLoss)) {
+    throw nola::StateError(
+        nola::Message({"the training diverged at each of the ", trials.size(), " learning rates tried"}));
+  }
+  return best->learningRate;
 }
 
 }  // namespace language_detector

@@ -61,7 +61,7 @@ double Loss(const nola::ILayer<float>& head, const LabelledFiles& files);
 /// What the search for a learning rate found, one entry for each rate.
 struct RateTrial {
   double learningRate = 0;
-  double heldBackLoss = 0;      ///< cross-entropy in nats, mean over the seeds
+  double heldBackLoss = 0;      ///< cross-entropy in nats, mean over the seeds; infinite if a run diverged
   double heldBackAccuracy = 0;  ///< balanced, mean over the seeds
 };
 
@@ -70,7 +70,8 @@ std::vector<RateTrial> TryRates(const Detector& shipped, const Method& method, c
                                 const LabelledFiles& heldBack, const Recipe& recipe,
                                 std::span<const std::uint64_t> seeds);
 
-/// The rate with the least loss on the held-back files.
+/// The rate with the least loss on the held-back files; never one at which a run diverged.
+/// @throws nola::StateError if a run diverged at every rate.
 double BestRate(std::span<const RateTrial> trials);
 
 }  // namespace language_detector

@@ -59,6 +59,10 @@ void RunTrain(const std::string& model, const TrainArguments& arguments) {
     std::cout << "held back: " << heldBack.Count() << " of " << all.Count() << " files, "
               << Percent(BalancedAccuracy(shipped.Head(), heldBack)) << " right as shipped\n";
     for (const RateTrial& trial : trials) {
+      if (std::isinf(trial.heldBackLoss)) {
+        std::cout << "  rate " << trial.learningRate << ": diverged\n";
+        continue;
+      }
       std::cout << "  rate " << trial.learningRate << ": " << Percent(trial.heldBackAccuracy)
                 << " right, loss " << trial.heldBackLoss
                 << (trial.learningRate == recipe.learningRate ? "  <- chosen\n" : "\n");
