@@ -16,6 +16,7 @@ namespace text {
 namespace {
 
 constexpr char32_t kNoCharacter = 0xFFFFFFFF;
+constexpr std::string_view kEndOfText = "<|endoftext|>";
 
 struct Character {
   char32_t code;
@@ -133,6 +134,9 @@ BytePairTokenizer::BytePairTokenizer(const std::filesystem::path& vocabulary,
     ++bytesFound;
   }
   if (bytesFound != byteTokens_.size()) fail(vocabulary, "there is not a token for every byte");
+  if (const auto found = indices.find(std::string(kEndOfText)); found != indices.end()) {
+    endOfText_ = found->second;
+  }
 
   std::ifstream file = Open(merges);
   std::int32_t rank = 0;
@@ -151,10 +155,23 @@ BytePairTokenizer::BytePairTokenizer(const std::filesystem::path& vocabulary,
   }
 }
 
-std::vector<std::int32_t> BytePairTokenizer::Encode(std::string_view text) const {
+std::vector<std::int32_t> BytePairTokenizer::Encode(std::string_view text,
+                                                    const EncodeOptions& options) const {
   std::vector<std::int32_t> tokens;
-  for (const std::string_view word : SplitWords(text)) EncodeWord(word, tokens);
+  if (options.allowSpecial && endOfText_) {
+    for (std::size_t end = text.find(kEndOfText); end != std::string_view::npos;
+         end = text.find(kEndOfText)) {
+      EncodeText(text.substr(0, end), tokens);
+      tokens.push_back(*endOfText_);
+      text.remove_prefix(end + kEndOfText.size());
+    }
+  }
+  EncodeText(text, tokens);
   return tokens;
+}
+
+void BytePairTokenizer::EncodeText(std::string_view text, std::vector<std::int32_t>& tokens) const {
+  for (const std::string_view word : SplitWords(text)) EncodeWord(word, tokens);
 }
 
 void BytePairTokenizer::EncodeWord(std::string_view word, std::vector<std::int32_t>& tokens) const {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +18,12 @@ namespace text {
 /// the text and together are all of it; a byte that is no UTF-8 counts as a character of no class.
 std::vector<std::string_view> SplitWords(std::string_view text);
 
+struct EncodeOptions {
+  /// `<|endoftext|>` becomes the one token that ends a document, where the vocabulary has it. Without, it is
+  /// text like any other: for a text that one does not trust to end documents.
+  bool allowSpecial = true;
+};
+
 /// Encodes any bytes and decodes to the same. Const functions may run on many threads.
 /// @see Radford et al.: Language models are unsupervised multitask learners (2019), section 2.2.
 class BytePairTokenizer {
@@ -27,9 +34,11 @@ class BytePairTokenizer {
   BytePairTokenizer(const std::filesystem::path& vocabulary, const std::filesystem::path& merges);
 
   /// Time: n log n in the longest word's bytes.
-  std::vector<std::int32_t> Encode(std::string_view text) const;
+  std::vector<std::int32_t> Encode(std::string_view text, const EncodeOptions& options = {}) const;
   /// @throws nola::ShapeError for an index outside the vocabulary.
   std::string Decode(std::span<const std::int32_t> tokens) const;
+  /// The token `<|endoftext|>`, if the vocabulary has it.
+  std::optional<std::int32_t> EndOfText() const { return endOfText_; }
   /// One more than the largest index.
   std::int32_t VocabularySize() const { return static_cast<std::int32_t>(tokens_.size()); }
 
@@ -43,10 +52,12 @@ class BytePairTokenizer {
     return (static_cast<std::uint64_t>(left) << 32) | static_cast<std::uint32_t>(right);
   }
 
+  void EncodeText(std::string_view text, std::vector<std::int32_t>& tokens) const;
   void EncodeWord(std::string_view word, std::vector<std::int32_t>& tokens) const;
 
   std::vector<std::string> tokens_;  // by index, as bytes
   std::array<std::int32_t, 256> byteTokens_{};
+  std::optional<std::int32_t> endOfText_;
   std::unordered_map<std::uint64_t, Merge> merges_;  // by Pair
 };
 

@@ -44,6 +44,7 @@ struct Settings {
   Index bases = 64;
   bool recompute = false;
   text::TrainingOptions training{.steps = 200, .batchSize = 4, .learningRate = 0.01};
+  text::EncodeOptions encoding;
   std::string prompt = "The";
   Index length = 100;
   text::SamplingOptions sampling;
@@ -74,10 +75,10 @@ struct Model {
   }
 };
 
-text::Tokens ReadTokens(const text::BytePairTokenizer& tokenizer, const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw nola::FileError("cannot read the text '" + path.string() + "'");
-  return tokenizer.Encode(std::string(std::istreambuf_iterator<char>(file), {}));
+text::Tokens ReadTokens(const text::BytePairTokenizer& tokenizer, const Settings& settings) {
+  std::ifstream file(settings.textFile, std::ios::binary);
+  if (!file) throw nola::FileError("cannot read the text '" + settings.textFile.string() + "'");
+  return tokenizer.Encode(std::string(std::istreambuf_iterator<char>(file), {}), settings.encoding);
 }
 
 double Perplexity(const text::Network& network, std::span<const std::int32_t> tokens) {
@@ -88,7 +89,7 @@ void FineTune(const Settings& settings) {
   Model model(settings);
   text::Network& network = *model.network;
   network.SetSequenceLength(std::min(settings.context, network.Positions()));
-  const text::Tokens tokens = ReadTokens(model.tokenizer, settings.textFile);
+  const text::Tokens tokens = ReadTokens(model.tokenizer, settings);
   const std::size_t trained = tokens.size() - tokens.size() / 10;
   const std::span<const std::int32_t> all(tokens);
   std::cout << tokens.size() << " tokens, the last tenth held back" << std::endl;
@@ -116,21 +117,20 @@ void FineTune(const Settings& settings) {
 void Measure(const Settings& settings) {
   Model model(settings);
   model.network->SetSequenceLength(std::min(settings.context, model.network->Positions()));
-  const text::Tokens tokens = ReadTokens(model.tokenizer, settings.textFile);
+  const text::Tokens tokens = ReadTokens(model.tokenizer, settings);
   std::cout << "perplexity " << std::fixed << std::setprecision(2) << Perplexity(*model.network, tokens)
             << " over " << tokens.size() << " tokens\n";
 }
 
 void Write(const Settings& settings) {
   const Model model(settings);
-  const text::Tokens prompt = model.tokenizer.Encode(settings.prompt);
+  const text::Tokens prompt = model.tokenizer.Encode(settings.prompt, settings.encoding);
   const std::int32_t known = model.tokenizer.VocabularySize();
   std::cout << settings.prompt;
   text::Generate(*model.network, prompt, settings.length, settings.sampling, [&](std::int32_t token) {
     if (token >= known) return true;  // a padded vocabulary
-    const std::string written = model.tokenizer.Decode(std::vector<std::int32_t>{token});
-    if (written == "<|endoftext|>") return false;
-    std::cout << written << std::flush;
+    if (token == model.tokenizer.EndOfText()) return false;
+    std::cout << model.tokenizer.Decode(std::vector<std::int32_t>{token}) << std::flush;
     return true;
   });
   std::cout << "\n";
@@ -148,6 +148,9 @@ int main(int argc, char** argv) {
   app.fallthrough();
   app.add_option("-m,--model", settings.model, "directory of the model")->required();
   app.add_option("-a,--adapter", settings.adapter, "adapter file to start from");
+  app.add_flag(
+      "--plain-text{false}", settings.encoding.allowSpecial,
+      "<|endoftext|> in a text or prompt is text like any other, not the token that ends a document");
   const auto positive = CLI::Range(Index{1}, Index{1} << 30);
 
   CLI::App* tune = app.add_subcommand("finetune", "train adapters on a text and save them");

@@ -134,6 +134,47 @@ TEST_CASE("texts become GPT-2's tokens and back again") {
   REQUIRE_THROWS_AS(tokenizer.Decode(text::Tokens{tokenizer.VocabularySize()}), nola::ShapeError);
 }
 
+TEST_CASE("<|endoftext|> is one token, or text like any other where that is asked for") {
+  const TemporaryDirectory directory;
+  WriteTokenizer(Golden(), directory.Path());
+  const text::BytePairTokenizer tokenizer(directory.Path() / "vocab.json", directory.Path() / "merges.txt");
+  const std::int32_t end = tokenizer.VocabularySize() - 1;
+  REQUIRE(tokenizer.EndOfText() == end);
+  const auto joined = [&](const std::vector<std::string>& texts) {
+    text::Tokens tokens;
+    for (const std::string& part : texts) {
+      if (&part != &texts.front()) tokens.push_back(end);
+      const text::Tokens own = tokenizer.Encode(part);
+      tokens.insert(tokens.end(), own.begin(), own.end());
+    }
+    return tokens;
+  };
+  for (const std::vector<std::string>& texts : std::vector<std::vector<std::string>>{
+           {"", ""}, {"a", "b"}, {"", "", ""}, {"a ", ""}, {"two  ", " spaces"}, {"x's<|", "|>"}}) {
+    std::string whole;
+    for (const std::string& part : texts) whole += (&part == &texts.front() ? "" : "<|endoftext|>") + part;
+    INFO(whole);
+    REQUIRE(tokenizer.Encode(whole) == joined(texts));
+    REQUIRE(tokenizer.Decode(tokenizer.Encode(whole)) == whole);
+    const text::Tokens plain = tokenizer.Encode(whole, {.allowSpecial = false});
+    REQUIRE(std::count(plain.begin(), plain.end(), end) == 0);
+    REQUIRE(tokenizer.Decode(plain) == whole);
+  }
+  REQUIRE(tokenizer.Encode("<|endoftext") == tokenizer.Encode("<|endoftext", {.allowSpecial = false}));
+}
+
+TEST_CASE("where the vocabulary has no <|endoftext|> it is text") {
+  const TemporaryDirectory directory;
+  WriteTokenizer(Golden(), directory.Path());
+  std::ifstream given(directory.Path() / "vocab.json");
+  json vocabulary = json::parse(given);
+  vocabulary.erase("<|endoftext|>");
+  std::ofstream(directory.Path() / "vocab.json") << vocabulary;
+  const text::BytePairTokenizer tokenizer(directory.Path() / "vocab.json", directory.Path() / "merges.txt");
+  REQUIRE_FALSE(tokenizer.EndOfText());
+  REQUIRE(tokenizer.Encode("<|endoftext|>") == tokenizer.Encode("<|endoftext|>", {.allowSpecial = false}));
+}
+
 TEST_CASE("any bytes survive encoding and decoding") {
   const TemporaryDirectory directory;
   WriteTokenizer(Golden(), directory.Path());
