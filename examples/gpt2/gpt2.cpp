@@ -26,12 +26,6 @@ namespace {
 
 using nola::Index;
 
-constexpr const char* kHowToGetModel =
-    "a directory with config.json, model.safetensors, vocab.json and merges.txt; for GPT-2: for f in "
-    "config.json "
-    "model.safetensors vocab.json merges.txt; do curl -LO "
-    "https://huggingface.co/openai-community/gpt2/resolve/main/$f; done";
-
 struct Settings {
   std::filesystem::path model;
   std::filesystem::path adapter;
@@ -65,12 +59,7 @@ struct Model {
 
  private:
   static std::shared_ptr<text::Network> Load(const Settings& settings) {
-    for (const char* name : {"config.json", "model.safetensors", "vocab.json", "merges.txt"}) {
-      if (!std::filesystem::exists(settings.model / name)) {
-        throw nola::FileError("'" + (settings.model / name).string() + "' is missing. --model is " +
-                              kHowToGetModel);
-      }
-    }
+    text::RequireGpt2Files(settings.model);
     return text::LoadGpt2(settings.model);
   }
 };
@@ -143,7 +132,7 @@ int main(int argc, char** argv) {
   CLI::App app(
       std::string("Fine-tunes GPT-2 through adapters on query and value, measures its perplexity and lets "
                   "it write.\nData: --model is ") +
-      kHowToGetModel + ".");
+      text::kHowToGetGpt2 + ".");
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("-m,--model", settings.model, "directory of the model")->required();

@@ -7,6 +7,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "byte_pair_tokenizer.hpp"
@@ -251,20 +253,164 @@ TEST_CASE("a model that is not whole or not a GPT-2 is a FileError that says wha
     INFO(message);
     return message.find(part) != std::string::npos;
   };
-  REQUIRE(has(reason([](json&, Entries& weights) { weights.pop_back(); }), "final_norm.bias"));
+  REQUIRE(has(reason([](json&, Entries& weights) { weights.pop_back(); }), "ln_f.bias"));
   REQUIRE(has(reason([](json& config, Entries&) { config["n_layer"] = 1; }), "h.1."));
-  REQUIRE(has(reason([](json& config, Entries&) { config["n_layer"] = 3; }), "blocks.2."));
+  REQUIRE(has(reason([](json& config, Entries&) { config["n_layer"] = 3; }), "h.2."));
   REQUIRE(has(reason([](json& config, Entries&) { config["n_embd"] = 12; }), "is ["));
   REQUIRE(has(reason([](json& config, Entries&) { config["n_head"] = 3; }), "heads"));
   REQUIRE(has(reason([](json& config, Entries&) { config["n_head"] = 0; }), "n_head"));
   REQUIRE(has(reason([](json& config, Entries&) { config.erase("n_embd"); }), "n_embd"));
   REQUIRE(has(reason([](json& config, Entries&) { config["model_type"] = "llama"; }), "llama"));
   REQUIRE(has(reason([](json& config, Entries&) { config["activation_function"] = "relu"; }), "relu"));
-  REQUIRE(has(reason([](json& config, Entries&) { config["layer_norm_epsilon"] = "x"; }), "another type"));
-  REQUIRE(has(reason([](json&, Entries& weights) { weights[2].name = "h.0.ln_9.weight"; }), "ln_9"));
-  REQUIRE(has(reason([](json&, Entries& weights) { weights[2].name = "h.weight"; }), "h.weight"));
-  const TemporaryDirectory empty;
-  REQUIRE_THROWS_AS(text::LoadGpt2(empty.Path()), FileError);
+  REQUIRE(has(reason([](json& config, Entries&) { config["layer_norm_epsilon"] = "x"; }),
+              "'x', expected a number"));
+  const auto added = [](const std::string& name) {
+    return [=](json&, Entries& weights) {
+      weights.push_back(weights[2]);
+      weights.back().name = name;
+    };
+  };
+  REQUIRE(has(reason([](json&, Entries& weights) { weights[2].name = "h.0.ln_9.weight"; }),
+              "no weight 'h.0.ln_1.weight'"));
+  for (const std::string name :
+       {"h.0.ln_9.weight", "h.weight", "h.2.ln_1.weight", "multiple_choice_head.bias"}) {
+    REQUIRE(has(reason(added(name)), "'" + name + "' has no place"));
+  }
+  REQUIRE(has(reason([](json&, Entries& weights) {
+                nola::SafetensorsEntry again = weights[0];
+                again.name = "transformer." + again.name;
+                weights.push_back(again);
+              }),
+              "comes twice"));
+}
+
+TEST_CASE("a setting of config.json that changes what is computed is refused by its name and value") {
+  const auto reason = [](const std::string& key, const json& value) {
+    const TemporaryDirectory directory;
+    WriteModel(directory.Path(), "", [&](json& config, Entries&) { config[key] = value; });
+    try {
+      text::LoadGpt2(directory.Path());
+    } catch (const FileError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  for (const auto& [key, value, said] : std::vector<std::tuple<std::string, json, std::string>>{
+           {"scale_attn_weights", false, "scale_attn_weights is false"},
+           {"scale_attn_by_inverse_layer_idx", true, "scale_attn_by_inverse_layer_idx is true"},
+           {"add_cross_attention", true, "add_cross_attention is true"},
+           {"activation_function", "quick_gelu", "activation_function is 'quick_gelu'"},
+           {"activation_function", 3, "activation_function is 3"},
+           {"n_inner", 16, "config.json needs [8 x 16]"},
+           {"tie_word_embeddings", "no", "tie_word_embeddings is 'no'"},
+           {"tie_word_embeddings", false, "lm_head.weight"},
+           {"quantization_config", {{"bits", 4}}, "'quantization_config' is"},
+           {"pruned_heads", {{"1", {0}}}, "'pruned_heads' is"},
+           {"attention_window", 128, "'attention_window' is 128"},
+           {"vocab_size", 1 << 24, "config.json needs [16777216 x 8]"},
+           {"n_positions", 1 << 24, "config.json needs [16777216 x 8]"},
+           {"n_layer", 1 << 24, "there is no weight"},
+           {"n_inner", 1 << 24, "config.json needs [8 x 16777216]"},
+           {"n_embd", 1 << 24, "config.json needs ["},
+           {"vocab_size", -1, "vocab_size is -1"},
+           {"n_head", 1e30, "n_head is 1e+30"}}) {
+    const std::string message = reason(key, value);
+    INFO(key << " " << value << ": " << message);
+    REQUIRE(message.find(said) != std::string::npos);
+  }
+  for (const auto& [key, value] :
+       std::vector<std::pair<std::string, json>>{{"reorder_and_upcast_attn", true},
+                                                 {"attention_window", nullptr},
+                                                 {"pruned_heads", json::object()},
+                                                 {"new_option", false},
+                                                 {"n_inner", nullptr},
+                                                 {"attn_pdrop", 0.1},
+                                                 {"activation_function", "gelu_pytorch_tanh"},
+                                                 {"task_specific_params", {{"text", {{"length", 50}}}}}}) {
+    INFO(key << " " << value);
+    REQUIRE(reason(key, value).empty());
+  }
+}
+
+TEST_CASE("the layer norm's epsilon is the file's") {
+  const TemporaryDirectory directory;
+  WriteModel(directory.Path(), "", [](json& config, Entries&) { config["layer_norm_epsilon"] = 0.5; });
+  REQUIRE(text::ReadGpt2Config(directory.Path() / "config.json").epsilon == 0.5);
+}
+
+TEST_CASE("a copy of the tied head is passed over if it is one, and refused if it is not") {
+  const TemporaryDirectory directory;
+  const bool equal = GENERATE(true, false);
+  WriteModel(directory.Path(), "transformer.", [&](json&, Entries& weights) {
+    nola::SafetensorsEntry head = weights[equal ? 0 : 1];
+    head.name = "lm_head.weight";
+    weights.push_back(head);
+  });
+  if (equal) {
+    REQUIRE(text::LoadGpt2(directory.Path())->HasTiedHead());
+  } else {
+    REQUIRE_THROWS_AS(text::LoadGpt2(directory.Path()), FileError);
+  }
+}
+
+TEST_CASE("a model in several files is the same as in one, and nothing else is taken for it") {
+  const TemporaryDirectory whole;
+  WriteModel(whole.Path(), "transformer.");
+  const auto expected = text::LoadGpt2(whole.Path())->GetParameters();
+  struct Shards {
+    std::vector<Entries> files;
+    json places = json::object();
+  };
+  const auto load = [](const std::function<void(Shards&)>& change) {
+    const TemporaryDirectory directory;
+    WriteModel(directory.Path(), "transformer.");
+    std::filesystem::remove(directory.Path() / "model.safetensors");
+    Shards shards{.files = std::vector<Entries>(3)};
+    const auto name = [](std::size_t i) { return "model-" + std::to_string(i) + ".safetensors"; };
+    const Entries weights = Weights(Golden(), "transformer.");
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      shards.files[i % 3].push_back(weights[i]);
+      shards.places[weights[i].name] = name(i % 3);
+    }
+    change(shards);
+    for (std::size_t i = 0; i < shards.files.size(); ++i) {
+      if (!shards.files[i].empty()) nola::WriteSafetensors(directory.Path() / name(i), shards.files[i]);
+    }
+    std::ofstream(directory.Path() / "model.safetensors.index.json") << json{{"weight_map", shards.places}};
+    return text::LoadGpt2(directory.Path())->GetParameters();
+  };
+  REQUIRE(load([](Shards&) {}) == expected);
+  REQUIRE_THROWS_AS(load([](Shards& shards) { shards.files[1].clear(); }), FileError);
+  REQUIRE_THROWS_AS(load([](Shards& shards) { shards.files[1].pop_back(); }), FileError);
+  REQUIRE_THROWS_AS(load([](Shards& shards) { shards.files[1].push_back(shards.files[0][0]); }), FileError);
+  REQUIRE_THROWS_AS(load([](Shards& shards) { shards.places.erase("transformer.wte.weight"); }), FileError);
+  REQUIRE_THROWS_AS(load([](Shards& shards) { shards.places.clear(); }), FileError);
+  for (const json& place :
+       {json("../model-0.safetensors"), json("/etc/passwd"), json(".."), json(""), json(3)}) {
+    INFO(place);
+    REQUIRE_THROWS_AS(load([&](Shards& shards) { shards.places["transformer.wte.weight"] = place; }),
+                      FileError);
+  }
+}
+
+TEST_CASE("a missing file is answered with its name and how to get it") {
+  for (const std::string name : {"config.json", "model.safetensors", "vocab.json", "merges.txt"}) {
+    const TemporaryDirectory directory;
+    WriteModel(directory.Path());
+    REQUIRE_NOTHROW(text::RequireGpt2Files(directory.Path()));
+    std::filesystem::remove(directory.Path() / name);
+    try {
+      text::RequireGpt2Files(directory.Path());
+      FAIL(name);
+    } catch (const FileError& error) {
+      const std::string message = error.what();
+      REQUIRE(message.find(name + "' is missing") != std::string::npos);
+      REQUIRE(message.find("huggingface.co") != std::string::npos);
+    }
+    if (name != "vocab.json" && name != "merges.txt") {
+      REQUIRE_THROWS_AS(text::LoadGpt2(directory.Path()), FileError);
+    }
+  }
 }
 
 TEST_CASE("a network learns a text and writes it, and adapters learn another and survive a file") {
