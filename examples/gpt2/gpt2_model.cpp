@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <fstream>
 #include <functional>
-#include <list>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "nola/io/safetensors.hpp"
+#include "nola/io/weight_source.hpp"
 
 namespace text {
 
@@ -21,8 +21,6 @@ using nola::Tensor;
 namespace {
 
 constexpr const char* kConfigFile = "config.json";
-constexpr const char* kWeightFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";  // of weights in several files
 
 void RequireFile(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) {
@@ -30,12 +28,9 @@ void RequireFile(const std::filesystem::path& path) {
   }
 }
 
-nlohmann::json ReadObject(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  if (!file) throw nola::FileError("cannot read '" + path.string() + "'");
-  nlohmann::json json = nlohmann::json::parse(file, nullptr, false);
-  if (!json.is_object()) throw nola::FileError("'" + path.string() + "': not a JSON object");
-  return json;
+void RequireWeights(const std::filesystem::path& directory) {
+  using Source = nola::detail::WeightSource;
+  if (!std::filesystem::exists(directory / Source::kIndexName)) RequireFile(directory / Source::kFileName);
 }
 
 /// Keys of a config.json that leave what the network computes as it is. One that is not known may change it,
@@ -111,124 +106,67 @@ bool IsMask(const std::string& name) {
   return name.starts_with("h.") && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"));
 }
 
-std::string ShapeText(const std::vector<Index>& shape) {
-  std::string text;
-  for (const Index extent : shape) text += (text.empty() ? "" : " x ") + std::to_string(extent);
-  return "[" + text + "]";
-}
-
 /// The tensors of one file, or of several that an index names, by their names without "transformer.".
-class WeightFiles {
+class Weights {
  public:
-  struct Weight {
-    const nola::SafetensorsFile* file;
-    std::string name;  // in the file
-
-    const nola::SafetensorsTensor& Tensor() const { return file->At(name); }
-  };
-
-  explicit WeightFiles(const std::filesystem::path& directory) {
-    if (!std::filesystem::exists(directory / kWeightFile) &&
-        std::filesystem::exists(directory / kIndexFile)) {
-      source_ = directory / kIndexFile;
-      ReadShards(directory);
-    } else {
-      source_ = directory / kWeightFile;
-      RequireFile(source_);
-      Add(source_);
+  explicit Weights(const std::filesystem::path& directory) : source_(directory) {
+    for (const auto& [name, tensor] : source_.Tensors()) {
+      const std::string prefix = "transformer.";
+      const std::string plain = name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+      if (!tensors_.emplace(plain, tensor).second) Fail(plain, " is there with and without " + prefix);
     }
   }
 
-  const std::map<std::string, Weight>& All() const { return weights_; }
+  const std::map<std::string, const nola::SafetensorsTensor*>& All() const { return tensors_; }
 
-  const Weight& At(const std::string& name) const {
-    const auto found = weights_.find(name);
-    if (found == weights_.end())
-      throw nola::FileError("'" + source_.string() + "': there is no weight " + nola::Quoted(name));
-    return found->second;
+  const nola::SafetensorsTensor& At(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) Fail(name, " is missing");
+    return *found->second;
+  }
+
+  Tensor<float> Read(const std::string& name) const {
+    const nola::SafetensorsTensor& tensor = At(name);
+    Tensor<float> value(tensor.shape.size() == 2 ? tensor.shape[0] : 1, tensor.shape.back());
+    nola::DecodeNumbers<float>(tensor.type, tensor.bytes,
+                               std::span(value.data(), static_cast<std::size_t>(value.size())));
+    return value;
+  }
+
+  [[noreturn]] void Fail(const std::string& name, const std::string& reason) const {
+    throw nola::FileError("'" + source_.Name() + "': " + nola::Quoted(name) + reason);
   }
 
  private:
-  void Add(const std::filesystem::path& path) {
-    const nola::SafetensorsFile& file = files_.emplace_back(path);
-    for (const auto& entry : file.Tensors()) {
-      const std::string& name = entry.first;
-      const std::string prefix = "transformer.";
-      const std::string plain = name.starts_with(prefix) ? name.substr(prefix.size()) : name;
-      if (!weights_.try_emplace(plain, Weight{&file, name}).second) {
-        file.Fail(nola::Quoted(name) + " comes twice, the first time in '" + weights_.at(plain).file->Name() +
-                  "'");
-      }
-    }
-  }
-
-  void ReadShards(const std::filesystem::path& directory) {
-    const auto fail = [&](const std::string& reason) {
-      throw nola::FileError("'" + source_.string() + "': " + reason);
-    };
-    const nlohmann::json json = ReadObject(source_);
-    const auto places = json.find("weight_map");
-    if (places == json.end() || !places->is_object() || places->empty()) {
-      fail("weight_map names no weights");
-    }
-    std::set<std::string> shards;
-    for (const auto& [name, shard] : places->items()) {
-      if (!shard.is_string()) fail("the file of " + nola::Quoted(name) + " is not a name");
-      shards.insert(shard.get<std::string>());
-    }
-    for (const std::string& shard : shards) {
-      if (std::filesystem::path(shard).filename() != shard || shard == "." || shard == "..") {
-        fail(nola::Quoted(shard) + " is not the name of a file beside it");
-      }
-      RequireFile(directory / shard);
-      Add(directory / shard);
-      for (const auto& entry : files_.back().Tensors()) {
-        const auto place = places->find(entry.first);
-        if (place == places->end() || *place != shard) {
-          fail(nola::Quoted(entry.first) + " is in '" + shard + "', the index does not say so");
-        }
-      }
-    }
-    for (const auto& [name, shard] : places->items()) {
-      const auto holds = [&](const nola::SafetensorsFile& file) { return file.Tensors().contains(name); };
-      if (std::none_of(files_.begin(), files_.end(), holds)) {
-        fail(nola::Quoted(name) + " is not in '" + shard.get<std::string>() + "'");
-      }
-    }
-  }
-
-  std::filesystem::path source_;  // for messages
-  std::list<nola::SafetensorsFile> files_;
-  std::map<std::string, Weight> weights_;
+  nola::detail::WeightSource source_;
+  std::map<std::string, const nola::SafetensorsTensor*> tensors_;
 };
 
 /// Everything that the network needs is there in its shape, and nothing else. Before anything is allocated:
 /// a config.json may claim any size.
-void CheckWeights(const WeightFiles& weights, const nola::TransformerDecoderOptions& options) {
+void CheckWeights(const Weights& weights, const nola::TransformerDecoderOptions& options) {
   std::set<std::string> known;
-  ForEachTarget(options, [&](const Target& target) {
-    const auto& weight = weights.At(target.name);
-    const nola::SafetensorsTensor& tensor = weight.Tensor();
-    if (tensor.shape != target.shape) {
-      weight.file->Fail(nola::Quoted(weight.name) + " is " + ShapeText(tensor.shape) +
-                        ", config.json needs " + ShapeText(target.shape));
+  const auto check = [&](const std::string& name, const std::vector<Index>& shape) {
+    const nola::SafetensorsTensor& tensor = weights.At(name);
+    if (tensor.shape != shape) {
+      const nola::SafetensorsTensor needed{.shape = shape, .bytes = {}};
+      weights.Fail(name, " is " + tensor.ShapeText() + ", config.json needs " + needed.ShapeText());
     }
-    known.insert(target.name);
-  });
-  for (const auto& [name, weight] : weights.All()) {
-    if (known.contains(name) || IsMask(name)) continue;
-    if (name != "lm_head.weight") {
-      weight.file->Fail(nola::Quoted(weight.name) + " has no place in the GPT-2 of config.json");
+    if (!nola::IsReadableAsFloat(tensor.type)) {
+      weights.Fail(name, " is of type " + tensor.typeName + ", needed are floats");
     }
-    const auto& embedding = weights.At("wte.weight");
-    const bool sameType = weight.Tensor().type == embedding.Tensor().type;
-    const bool same = weight.Tensor().shape == embedding.Tensor().shape &&
-                      (sameType ? std::ranges::equal(weight.Tensor().bytes, embedding.Tensor().bytes)
-                                : weight.file->ReadMatrix<float>(weight.name) ==
-                                      embedding.file->ReadMatrix<float>(embedding.name));
-    if (!same) {
-      weight.file->Fail(nola::Quoted(weight.name) +
-                        " differs from the token embedding, which config.json ties it to");
+    known.insert(name);
+  };
+  ForEachTarget(options, [&](const Target& target) { check(target.name, target.shape); });
+  if (options.tiedHead && weights.All().contains("lm_head.weight")) {
+    check("lm_head.weight", {options.vocabularySize, options.width});
+    if (weights.Read("lm_head.weight") != weights.Read("wte.weight")) {
+      weights.Fail("lm_head.weight", " differs from the token embedding, which config.json ties it to");
+    }
+  }
+  for (const auto& [name, tensor] : weights.All()) {
+    if (!known.contains(name) && !IsMask(name)) {
+      weights.Fail(name, " has no place in the GPT-2 of config.json");
     }
   }
 }
@@ -237,16 +175,18 @@ void CheckWeights(const WeightFiles& weights, const nola::TransformerDecoderOpti
 
 void RequireGpt2Files(const std::filesystem::path& directory) {
   RequireFile(directory / kConfigFile);
-  if (!std::filesystem::exists(directory / kIndexFile)) RequireFile(directory / kWeightFile);
+  RequireWeights(directory);
   for (const char* name : {"vocab.json", "merges.txt"}) RequireFile(directory / name);
 }
 
 nola::TransformerDecoderOptions ReadGpt2Config(const std::filesystem::path& path) {
   RequireFile(path);
-  const nlohmann::json config = ReadObject(path);
+  std::ifstream file(path);
+  const nlohmann::json config = nlohmann::json::parse(file, nullptr, false);
   const auto fail = [&](const std::string& reason) {
     throw nola::FileError("'" + path.string() + "': " + reason);
   };
+  if (!config.is_object()) fail("not a JSON object");
   const auto text = [](const nlohmann::json& value) {
     if (value.is_string()) return nola::Quoted(value.get<std::string>());
     const std::string dumped = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -321,7 +261,8 @@ nola::TransformerDecoderOptions ReadGpt2Config(const std::filesystem::path& path
 std::shared_ptr<Network> LoadGpt2(const std::filesystem::path& directory) {
   const std::filesystem::path config = directory / kConfigFile;
   const nola::TransformerDecoderOptions options = ReadGpt2Config(config);
-  const WeightFiles weights(directory);
+  RequireWeights(directory);
+  const Weights weights(directory);
   CheckWeights(weights, options);
   std::shared_ptr<Network> network;
   try {
@@ -331,8 +272,7 @@ std::shared_ptr<Network> LoadGpt2(const std::filesystem::path& directory) {
   }
   network->SetTrainable(false);  // no memory for gradients while it loads
   ForEachTarget(options, [&](const Target& target) {
-    const auto& weight = weights.At(target.name);
-    const Tensor<float> value = weight.file->ReadMatrix<float>(weight.name);
+    const Tensor<float> value = weights.Read(target.name);
     const Index columns = value.cols() / static_cast<Index>(target.parameters.size());
     Index first = 0;
     for (const std::string& parameter : target.parameters) {
@@ -343,7 +283,7 @@ std::shared_ptr<Network> LoadGpt2(const std::filesystem::path& directory) {
           network->SetParameter(parameter, value.middleCols(first, columns));
         }
       } catch (const nola::Error& error) {
-        weight.file->Fail(nola::Quoted(weight.name) + ": " + error.what());
+        weights.Fail(target.name, std::string(": ") + error.what());
       }
       first += columns;
     }
