@@ -10,14 +10,13 @@
 #include <iostream>
 #include <map>
 #include <optional>
-#include <span>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "nola/io/atomic_file.hpp"
+#include "output_files.hpp"
 #include "statistics.hpp"
 #include "tasks.hpp"
 
@@ -134,6 +133,7 @@ class Report {
     double interval = 0;
     char comma = ',';
     std::istringstream text(found->second);
+    text.imbue(std::locale::classic());
     text >> row.numbers >> comma >> row.rate >> comma >> row.mean >> comma >> row.deviation >> comma >>
         interval >> comma >> row.seconds;
     if (!text) throw nola::FileError("a damaged line in " + path_.string() + ": " + found->second);
@@ -150,7 +150,8 @@ class Report {
 
   /// All rows so far and those of an earlier study that are not reached yet.
   void WriteTable(const std::vector<std::pair<Task, std::vector<Row>>>& studied) const {
-    std::ostringstream csv;
+    examples::TextFile file;
+    std::ostream& csv = file.Stream();
     csv << kWhatColumns << ',' << kResultColumns << '\n';
     auto left = earlier_;
     for (const auto& [task, rows] : studied) {
@@ -162,10 +163,7 @@ class Report {
       }
     }
     for (const auto& [what, result] : left) csv << what << ',' << result << '\n';
-    const std::string text = csv.str();
-    nola::AtomicFile file(path_);
-    file.Write(std::as_bytes(std::span(text)));
-    file.Commit();
+    file.Save(path_);
   }
 
   /// What the choice of a basis turns on: how far the others are from Hadamard, over all numbers of bases.
@@ -213,7 +211,8 @@ class Report {
 
   /// A plot for each task: score against bases, a curve for each rank of Hadamard and each distribution.
   void WritePlot(const std::vector<std::pair<Task, std::vector<Row>>>& studied) const {
-    std::ofstream plot(settings_.output / "results.gp");
+    examples::TextFile file;
+    std::ostream& plot = file.Stream();
     plot << "set terminal svg size 760," << 360 * studied.size()
          << " font 'sans-serif,12' background 'white'\n"
          << "set output '" << (settings_.output / "results.svg").string() << "'\n"
@@ -243,8 +242,7 @@ class Report {
            << command << lines << "\n";
     }
     plot << "unset multiplot\n";
-    plot.flush();
-    if (!plot) throw nola::FileError("cannot write " + (settings_.output / "results.gp").string());
+    file.Save(settings_.output / "results.gp");
   }
 
  private:
@@ -292,10 +290,10 @@ Task MakeTask(const std::string& name, const Settings& settings) {
 }
 
 void Run(const Settings& settings) {
+  examples::PrepareOutputs(settings.output, {"results.csv", "results.gp", "results.svg"});
+  Report report(settings);
   std::vector<Task> tasks;
   for (const std::string& name : settings.tasks) tasks.push_back(MakeTask(name, settings));
-  std::filesystem::create_directories(settings.output);
-  Report report(settings);
   std::vector<std::pair<Task, std::vector<Row>>> studied;
   for (const Task& task : tasks) studied.emplace_back(task, std::vector<Row>());
   for (const std::vector<AdapterConfig>& group : Groups(settings)) {

@@ -6,9 +6,10 @@
 
 #include <array>
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <string>
+
+#include "output_files.hpp"
 
 extern char** environ;
 
@@ -37,10 +38,9 @@ std::string Grouped(long long value) {
 /// A file that must be written whole.
 template <class Write>
 void WriteFile(const std::filesystem::path& path, Write write) {
-  std::ofstream file(path);
-  write(file);
-  file.close();
-  if (!file) throw nola::FileError(path.string() + ": cannot be written");
+  examples::TextFile file;
+  write(file.Stream());
+  file.Save(path);
 }
 
 /// The curve of the plot that a method belongs to.

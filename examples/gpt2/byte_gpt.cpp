@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iomanip>
 #include <iostream>
@@ -24,6 +23,7 @@
 #include "nola/io/save_adapters.hpp"
 #include "nola/io/weight_file.hpp"
 #include "nola/training/progress_line.hpp"
+#include "output_files.hpp"
 #include "statistics.hpp"
 #include "text_training.hpp"
 #include "training_runs.hpp"
@@ -31,6 +31,9 @@
 namespace {
 
 using nola::Index;
+
+constexpr const char* kTable = "results.csv";
+constexpr const char* kPretrained = "pretrained.safetensors";
 
 struct Settings {
   std::filesystem::path output = "byte_gpt_results";
@@ -64,7 +67,7 @@ std::shared_ptr<text::Network> MakeNetwork(const Settings& settings) {
 
 /// The pre-trained network, from the output directory if it was made with the same settings before.
 std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
-  const std::filesystem::path path = settings.output / "pretrained.safetensors";
+  const std::filesystem::path path = settings.output / kPretrained;
   const std::string madeWith =
       nola::Message({"width ", settings.width, ", blocks ", settings.blocks, ", heads ", settings.heads,
                      ", context ", settings.context, ", steps ", settings.pretrainSteps, ", batch ",
@@ -105,7 +108,7 @@ struct Method {
 
 /// Full fine-tuning, LoRA on all layers of the blocks and NOLA on their feed-forward layers, where trials
 /// spent the same numbers best: with a twentieth of the numbers of LoRA rank 4, and with twice as many.
-std::vector<Method> Methods(const Settings& settings, const text::Network& pretrained) {
+std::vector<Method> Methods(const Settings& settings, const text::Network& unadapted) {
   const auto adaptedBy = [](nola::AdapterConfig config, const char* layers) {
     config.targetModules = {layers};
     return [config](text::Network& network, std::uint64_t seed) {
@@ -121,7 +124,7 @@ std::vector<Method> Methods(const Settings& settings, const text::Network& pretr
     return adaptedBy({.rank = settings.nolaRank, .numBasisA = bases, .numBasisB = bases}, "blocks.*.mlp.*");
   };
   const auto numbers = [&](const auto& prepare) {
-    const auto network = std::dynamic_pointer_cast<text::Network>(pretrained.Clone());
+    const auto network = std::dynamic_pointer_cast<text::Network>(unadapted.Clone());
     prepare(*network, 0);
     return network->ParameterCount();
   };
@@ -150,9 +153,7 @@ examples::Progress RunsLine() {
   return isatty(STDERR_FILENO) == 1 ? examples::Progress(examples::RunsLine(std::cerr)) : nullptr;
 }
 
-std::filesystem::path FileOf(const Settings& settings, const Method& method) {
-  return settings.output / (method.name + ".safetensors");
-}
+std::string FileName(const Method& method) { return method.name + ".safetensors"; }
 
 /// Tunes all methods by the same search, then trains each with several seeds; the first one's file is kept.
 std::vector<Result> Compare(const Settings& settings, const text::Network& pretrained,
@@ -190,7 +191,7 @@ std::vector<Result> Compare(const Settings& settings, const text::Network& pretr
   examples::ForEachRun(runs, settings.workers, "final runs", RunsLine(), [&](examples::Run& run) {
     const auto network = adapt(run, parts.test);
     if (run.seed > 1 || run.diverged) return;
-    const std::filesystem::path file = FileOf(settings, methods[run.method]);
+    const std::filesystem::path file = settings.output / FileName(methods[run.method]);
     run.fileBytes = nola::FindAdapters<float>(*network).empty()
                         ? nola::SaveWeights<float>(*network, file)
                         : nola::SaveAdapters<float>(*network, file).fileBytes;
@@ -215,7 +216,8 @@ std::vector<Result> Compare(const Settings& settings, const text::Network& pretr
 void PrintTable(const Settings& settings, double frozen, const std::vector<Result>& results) {
   const auto reference = std::find_if(results.begin(), results.end(),
                                       [](const Result& result) { return result.method == "LoRA r4"; });
-  std::ofstream csv(settings.output / "results.csv");
+  examples::TextFile file;
+  std::ostream& csv = file.Stream();
   csv << "method,trained_numbers,file_bytes,learning_rate,bits_per_character,deviation,seeds,gap_closed,"
          "seconds\n";
   csv << "frozen,0,0,0," << frozen << ",0,1,0,0\n";
@@ -234,8 +236,7 @@ void PrintTable(const Settings& settings, double frozen, const std::vector<Resul
         << result.rate << std::fixed << "," << result.bits.mean << "," << result.bits.deviation << ","
         << settings.seeds << "," << closed << "," << result.seconds << "\n";
   }
-  csv.flush();
-  if (!csv) throw nola::FileError("cannot write " + (settings.output / "results.csv").string());
+  file.Save(settings.output / kTable);
 }
 
 void PrintSample(const std::string& title, const text::Network& network, Index length) {
@@ -248,24 +249,26 @@ void PrintSample(const std::string& title, const text::Network& network, Index l
 }
 
 void Run(const Settings& settings) {
-  std::filesystem::create_directories(settings.output);
+  std::vector<Method> methods = Methods(settings, *MakeNetwork(settings));
+  std::erase_if(methods, [&](const Method& method) {
+    return std::none_of(settings.methods.begin(), settings.methods.end(),
+                        [&](const std::string& name) { return method.name.starts_with(name); });
+  });
+  std::vector<std::string> outputs{kTable, kPretrained};
+  for (const Method& method : methods) outputs.push_back(FileName(method));
+  examples::PrepareOutputs(settings.output, outputs);
   const text::Parts parts(text::Bytes(text::ReadText(settings.adaptText)));
   const auto pretrained = Pretrained(settings);
   const double frozen = text::BitsPerCharacter(*pretrained, parts.test);
   std::cout << std::fixed << std::setprecision(3) << "frozen: " << frozen
             << " bits per character on the new text, " << parts.training.size() << " bytes to adapt to\n";
-  std::vector<Method> methods = Methods(settings, *pretrained);
-  std::erase_if(methods, [&](const Method& method) {
-    return std::none_of(settings.methods.begin(), settings.methods.end(),
-                        [&](const std::string& name) { return method.name.starts_with(name); });
-  });
   PrintTable(settings, frozen, Compare(settings, *pretrained, parts, methods));
   if (settings.sampleLength == 0) return;
   PrintSample("pre-trained", *pretrained, settings.sampleLength);
   for (const Method& method : methods) {
     if (!method.name.starts_with("NOLA")) continue;
     const auto network = std::dynamic_pointer_cast<text::Network>(pretrained->Clone());
-    nola::LoadAdapters<float>(*network, FileOf(settings, method));
+    nola::LoadAdapters<float>(*network, settings.output / FileName(method));
     PrintSample("adapted by " + method.name, *network, settings.sampleLength);
   }
 }

@@ -17,6 +17,7 @@
 #include "generation.hpp"
 #include "gpt2_model.hpp"
 #include "nola/adapters/adapt_layers.hpp"
+#include "nola/io/atomic_file.hpp"
 #include "nola/io/load_adapters.hpp"
 #include "nola/io/save_adapters.hpp"
 #include "nola/training/progress_line.hpp"
@@ -75,6 +76,7 @@ double Perplexity(const text::Network& network, std::span<const std::int32_t> to
 }
 
 void FineTune(const Settings& settings) {
+  nola::CheckWritable(settings.save);
   Model model(settings);
   text::Network& network = *model.network;
   network.SetSequenceLength(std::min(settings.context, network.Positions()));

@@ -9,6 +9,7 @@
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <nola/io/atomic_file.hpp>
 #include <nola/io/load_adapters.hpp>
 #include <nola/io/save_adapters.hpp>
 #include <numeric>
@@ -43,6 +44,7 @@ struct TrainArguments {
 };
 
 void RunTrain(const std::string& model, const TrainArguments& arguments) {
+  nola::CheckWritable(arguments.output);
   const Detector shipped = ReadDetector(model);
   const LabelledFiles all = ReadLabelledFiles(shipped, arguments.directory);
   const Method method{arguments.method == "lora" ? AdapterKind::lora : AdapterKind::nola, arguments.size};
@@ -136,6 +138,12 @@ struct Summary {
 /// The accuracies of a method's runs, a list for each test set.
 using Accuracies = std::vector<std::vector<double>>;
 
+/// Where an adapter is saved to see how large its file is.
+std::filesystem::path TemporaryFile() {
+  return std::filesystem::temp_directory_path() /
+         ("language_detector_" + std::to_string(getpid()) + ".adapter");
+}
+
 std::pair<Summary, Accuracies> RunMethod(const Detector& shipped, const Method& method,
                                          const TableArguments& arguments, const LabelledFiles& all,
                                          const LabelledFiles& part, const LabelledFiles& heldBack,
@@ -160,8 +168,7 @@ std::pair<Summary, Accuracies> RunMethod(const Detector& shipped, const Method& 
     for (std::size_t i = 0; i < tests.size(); ++i)
       accuracies[i].push_back(BalancedAccuracy(adapted.Head(), tests[i].files));
     if (seed > 1) continue;
-    const std::filesystem::path file = std::filesystem::temp_directory_path() /
-                                       ("language_detector_" + std::to_string(getpid()) + ".adapter");
+    const std::filesystem::path file = TemporaryFile();
     summary.numbers = adapted.network->ParameterCount();
     summary.fileBytes = nola::SaveAdapters(*adapted.network, file).fileBytes;
     std::filesystem::remove(file);
@@ -186,6 +193,8 @@ void AddRow(std::ostream& csv, const Summary& summary, const TestSet& test,
 }
 
 void RunTable(const std::string& model, const TableArguments& arguments) {
+  if (!arguments.csv.empty()) nola::CheckWritable(arguments.csv);
+  nola::CheckWritable(TemporaryFile());
   const Detector shipped = ReadDetector(model);
   const LabelledFiles all = ReadLabelledFiles(shipped, arguments.training);
   std::vector<TestSet> tests;
