@@ -40,11 +40,12 @@ struct Run {
 using Progress = std::function<void(const std::string& part, std::size_t done, std::size_t total)>;
 
 /// A Progress that rewrites one line of a terminal: how many runs of a part are done, and how long the rest
-/// will take.
+/// will take. Elsewhere it writes a line for each part that is done.
 class RunsLine {
  public:
   /// @param stream  must outlive the runs.
-  explicit RunsLine(std::ostream& stream) : stream_(&stream) {}
+  explicit RunsLine(std::ostream& stream, bool isTerminal = true)
+      : stream_(&stream), isTerminal_(isTerminal) {}
 
   void operator()(const std::string& part, std::size_t done, std::size_t total) {
     const auto now = std::chrono::steady_clock::now();
@@ -54,6 +55,12 @@ class RunsLine {
     }
     last_ = now;
     const double seconds = std::chrono::duration<double>(now - start_).count();
+    if (!isTerminal_) {
+      if (done == total) {
+        *stream_ << part << ": " << total << " runs, " << static_cast<long>(seconds) << " s" << std::endl;
+      }
+      return;
+    }
     *stream_ << "\r" << part << ": " << done << " of " << total << " runs, "
              << static_cast<long>(seconds / static_cast<double>(done) * static_cast<double>(total - done))
              << " s left      " << (done == total ? "\n" : "") << std::flush;
@@ -61,6 +68,7 @@ class RunsLine {
 
  private:
   std::ostream* stream_;
+  bool isTerminal_;
   std::string part_;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point start_ = last_;

@@ -3,13 +3,19 @@
 #include "training_runs.hpp"
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "catch.hpp"
+#include "output_files.hpp"
 #include "statistics.hpp"
+#include "temporary_directory.hpp"
 
 using examples::Run;
 
@@ -117,4 +123,37 @@ TEST_CASE("a line of runs says the part, how many are done and of how many, and 
   REQUIRE(stream.str().find("\rsearch: 1 of 2 runs, ") == 0);
   REQUIRE(stream.str().find("\rsearch: 2 of 2 runs, 0 s left") != std::string::npos);
   REQUIRE(stream.str().back() == '\n');
+}
+
+TEST_CASE("elsewhere than on a terminal there is a line for each part, when it is done") {
+  std::ostringstream stream;
+  examples::RunsLine line(stream, false);
+  line("search", 1, 2);
+  line("search", 2, 2);
+  REQUIRE(stream.str() == "search: 2 runs, 0 s\n");
+}
+
+TEST_CASE("outputs are tried before the work, and a text is the same in every locale") {
+  const test::TemporaryDirectory directory;
+  const auto output = directory.Path() / "a" / "b";
+  examples::PrepareOutputs(output, {"table.csv"});
+  REQUIRE(std::filesystem::is_empty(output));
+  std::filesystem::create_directory(output / "table.csv");
+  REQUIRE_THROWS_AS(examples::PrepareOutputs(output, {"other", "table.csv"}), nola::FileError);
+  std::ofstream(directory.Path() / "file") << "x";
+  REQUIRE_THROWS_AS(examples::PrepareOutputs(directory.Path() / "file", {}), nola::FileError);
+  REQUIRE_THROWS_AS(examples::PrepareOutputs("/proc/none", {}), nola::FileError);
+
+  struct Grouped : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Grouped));
+  examples::TextFile file;
+  file.Stream() << 1234567 << ' ' << 0.5;
+  file.Save(output / "text");
+  std::locale::global(before);
+  std::ifstream saved(output / "text");
+  REQUIRE(std::string(std::istreambuf_iterator<char>(saved), {}) == "1234567 0.5");
 }

@@ -11,9 +11,11 @@
 #include <nola/io.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "experiment.hpp"
+#include "output_files.hpp"
 #include "report.hpp"
 
 using namespace fashion_mnist;
@@ -22,18 +24,20 @@ using nola::Index;
 
 namespace {
 
+/// The defaults make a smaller table than the whole one, by a smaller search: in the time that one waits for.
 struct Options {
   std::filesystem::path data = "/usr/share/datasets/fashion-mnist";
-  std::filesystem::path output = "results";
+  std::filesystem::path output = "results/short";
   std::filesystem::path test;
-  std::vector<std::string> methods = {"none", "full", "lora", "nola-rank-8", "nola"};
-  std::vector<Index> loraRanks = {1, 4, 8};
+  std::vector<std::string> methods = {"none", "full", "lora", "nola"};
+  std::vector<Index> loraRanks = {1, 4};
   Index rank = 128;
   std::vector<std::string> layers = {"fc1", "fc2"};
-  std::vector<Index> bases = {24, 96, 384, 1536};
+  std::vector<Index> bases = {24, 96, 384};
   std::string distribution = "hadamard";
   bool standardize = false;
-  Settings settings;
+  bool isWhole = false;
+  Settings settings{.images = 10000, .pretrainingEpochs = 2, .searchRounds = 2, .searchSeeds = 1, .seeds = 2};
 
   bool Wants(const std::string& method) const {
     return std::find(methods.begin(), methods.end(), method) != methods.end();
@@ -50,12 +54,15 @@ Options Parse(CLI::App& app, int argc, char** argv) {
   const CLI::Range atLeastOne(1, 1'000'000);
   const CLI::Range ranks(1, 512);
   app.add_option("--data", options.data, "directory of the four Fashion-MNIST files")->capture_default_str();
-  app.add_option("--output", options.output,
-                 "directory for tables, plot, the pre-trained network and the adapters, made if missing")
-      ->capture_default_str();
-  CLI::Option* test = app.add_option(
-      "--test", options.test,
-      "train nothing: put this adapter file on the pre-trained network in --output and test it");
+  CLI::Option* output =
+      app.add_option("--output", options.output,
+                     "directory for tables, plot, the pre-trained network and the adapters, made if missing; "
+                     "results with --full, results/quick with --quick")
+          ->capture_default_str();
+  CLI::Option* test = app.add_option("--test", options.test,
+                                     "train nothing: put this adapter file on the pre-trained network in "
+                                     "--output, or in the directory above "
+                                     "its own, and test it");
   CLI::Option* methods =
       app.add_option("--methods", options.methods, "which to compare; nola-rank-8 is NOLA applied as LoRA is")
           ->delimiter(',')
@@ -118,21 +125,43 @@ Options Parse(CLI::App& app, int argc, char** argv) {
       app.add_option("--workers", settings.workers, "training runs at a time; changes no result")
           ->check(CLI::Range(1, 1024))
           ->capture_default_str();
-  CLI::Option* quickFlag = app.add_flag("--quick", quick,
-                                        "a rough table within a minute: 5000 images, 3 seeds, 2 search "
-                                        "rounds of one seed, 2000 images held back, "
-                                        "1 pre-training epoch, where not given otherwise");
+  CLI::Option* fullFlag = app.add_flag(
+      "--full", options.isWhole,
+      "the whole table, as in examples/finetune_fashion_mnist/results: all methods, --lora-ranks 1,4,8, "
+      "--bases 24,96,384,1536, 20000 images, 4 pre-training epochs, 5 seeds, 3 search rounds of 3 seeds, "
+      "where not given otherwise");
+  CLI::Option* quickFlag =
+      app.add_flag(
+             "--quick", quick,
+             "a rough table within a minute: the whole one's methods, 5000 images, 3 seeds, 2 search "
+             "rounds of one seed, 2000 images held back, 1 pre-training epoch, where not given otherwise")
+          ->excludes(fullFlag);
   for (CLI::Option* training :
        {methods, loraRanks, rank, layers, bases, distribution, seeds, images, heldBack, epochs,
-        pretrainingEpochs, batch, rounds, searchSeeds, workers, quickFlag}) {
+        pretrainingEpochs, batch, rounds, searchSeeds, workers, fullFlag, quickFlag}) {
     test->excludes(training);
   }
   app.parse(argc, argv);
 
+  const auto set = [](const CLI::Option* option, auto& value, auto otherValue) {
+    if (option->count() == 0) value = std::move(otherValue);
+  };
+  if (options.isWhole || quick) {
+    set(methods, options.methods, std::vector<std::string>{"none", "full", "lora", "nola-rank-8", "nola"});
+    set(loraRanks, options.loraRanks, std::vector<Index>{1, 4, 8});
+    set(bases, options.bases, std::vector<Index>{24, 96, 384, 1536});
+  }
+  if (options.isWhole) {
+    const Settings whole;
+    set(output, options.output, std::filesystem::path("results"));
+    set(images, settings.images, whole.images);
+    set(pretrainingEpochs, settings.pretrainingEpochs, whole.pretrainingEpochs);
+    set(seeds, settings.seeds, whole.seeds);
+    set(rounds, settings.searchRounds, whole.searchRounds);
+    set(searchSeeds, settings.searchSeeds, whole.searchSeeds);
+  }
   if (quick) {
-    const auto set = [](const CLI::Option* option, auto& value, auto quickValue) {
-      if (option->count() == 0) value = quickValue;
-    };
+    set(output, options.output, std::filesystem::path("results/quick"));
     set(images, settings.images, 5000);
     set(seeds, settings.seeds, 3U);
     set(rounds, settings.searchRounds, 2);
@@ -140,6 +169,7 @@ Options Parse(CLI::App& app, int argc, char** argv) {
     set(heldBack, settings.heldBack, 2000);
     set(pretrainingEpochs, settings.pretrainingEpochs, 1);
   }
+  if (test->count() > 0) set(output, options.output, options.test.parent_path() / "..");
   const auto require = [](bool wanted, const char* method,
                           std::initializer_list<const CLI::Option*> needing) {
     for (const CLI::Option* option : needing) {
@@ -206,7 +236,12 @@ Dataset ReadImages(const Options& options) {
 
 const char* PixelsNote(const Options& options) { return options.standardize ? "standardized" : "0 to 1"; }
 
-std::filesystem::path BaseFile(const Options& options) { return options.output / "base.safetensors"; }
+constexpr const char* kBaseFile = "base.safetensors";
+constexpr const char* kAdapters = "adapters";
+constexpr const char* kTable = "results.csv";
+constexpr const char* kRuns = "runs.csv";
+constexpr const char* kPlotScript = "accuracy.gp";
+constexpr const char* kPlot = "accuracy.svg";
 
 void TestAdapter(const Options& options) {
   const nola::AdapterFile file(options.test);
@@ -215,7 +250,7 @@ void TestAdapter(const Options& options) {
     throw nola::ConfigError(options.test.string() + ": not trained on these pixels; see --standardize");
   }
   nola::Sequential<float> network = MakeNetwork(0);
-  nola::LoadWeights(network, BaseFile(options));
+  nola::LoadWeights(network, options.output / kBaseFile);
   nola::LoadAdapters(network, file);
   const LabelledImages test = ReadImages(options).test;
   std::cout << 100 * nola::EvaluateAccuracy(network, Turned(test.pixels), test.labels)
@@ -230,12 +265,19 @@ void CompareMethods(const Options& options) {
 
   const Dataset data = ReadImages(options);
   const auto [upright, task] = Split(data, settings);
-  const std::filesystem::path adapters = options.output / "adapters";
-  std::filesystem::create_directories(adapters);
+  const std::filesystem::path adapters = options.output / kAdapters;
+  const std::vector<Method> methods = MethodsOf(options);
+  examples::PrepareOutputs(options.output, {kBaseFile, kTable, kRuns, kPlotScript, kPlot});
+  std::vector<std::string> trained;
+  for (const Method& method : methods) {
+    if (method.kind != MethodKind::none) trained.push_back(TrainedFile("", method).string());
+  }
+  examples::PrepareOutputs(adapters, trained);
 
+  if (!terminal) std::cerr << "pre-training on " << upright.Count() << " upright images" << std::endl;
   const nola::Sequential<float> base =
       Pretrain(upright, settings, nola::ProgressLine(terminal ? &std::cerr : nullptr, "pre-training"));
-  nola::SaveWeights(base, BaseFile(options));
+  nola::SaveWeights(base, options.output / kBaseFile);
   std::cout << "Pre-trained on " << upright.Count()
             << " upright images: " << 100 * nola::EvaluateAccuracy(base, data.test.pixels, data.test.labels)
             << " % of the test images right.\nAdapted to the images turned by 90 degrees with "
@@ -244,18 +286,17 @@ void CompareMethods(const Options& options) {
             << " other training images; means of " << settings.seeds << " seeds.\n\n"
             << std::flush;
 
-  const std::vector<Method> methods = MethodsOf(options);
   const Results results = Compare(base, task, methods, settings, adapters, {{"pixels", PixelsNote(options)}},
-                                  terminal ? examples::RunsLine(std::cerr) : Progress());
+                                  examples::RunsLine(std::cerr, terminal));
   PrintTable(results, std::cout);
 
-  const std::filesystem::path script = options.output / "accuracy.gp";
-  const std::filesystem::path picture = options.output / "accuracy.svg";
-  WriteResults(results, options.output / "results.csv");
-  WriteRuns(results, options.output / "runs.csv");
+  const std::filesystem::path script = options.output / kPlotScript;
+  const std::filesystem::path picture = options.output / kPlot;
+  WriteResults(results, options.output / kTable);
+  WriteRuns(results, options.output / kRuns);
   WritePlotScript(results, script, picture);
-  std::cout << "\ntable      " << (options.output / "results.csv").string() << "\nevery run  "
-            << (options.output / "runs.csv").string() << "\nadapters   " << adapters.string() << '\n';
+  std::cout << "\ntable      " << (options.output / kTable).string() << "\nevery run  "
+            << (options.output / kRuns).string() << "\nadapters   " << adapters.string() << '\n';
   if (RunGnuplot(script)) {
     std::cout << "plot       " << picture.string() << '\n';
   } else {
@@ -265,6 +306,12 @@ void CompareMethods(const Options& options) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::cout << std::lround(seconds.count())
             << " s in all; the table's seconds are processor time of one training run\n";
+  if (!options.isWhole) {
+    std::cout << "A smaller search than the whole table's, the same for every method: "
+              << 2 + 2 * settings.searchRounds << " rates with " << settings.searchSeeds << " seed"
+              << (settings.searchSeeds == 1 ? "" : "s") << " each. The whole table, as in "
+              << "examples/finetune_fashion_mnist/results: --full\n";
+  }
 }
 
 }  // namespace

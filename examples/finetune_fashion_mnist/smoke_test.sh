@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A tiny run on the real images: one and two workers give the same results, and an adapter file, opened by a
-# new process, gives the accuracy that the run saw.
+# new process, gives the accuracy that the run saw. What cannot be written is said before the work.
 #   smoke_test.sh PROGRAM DIRECTORY
 set -euo pipefail
 [ -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ] || { echo "skipped: no Fashion-MNIST"; exit 77; }
@@ -20,7 +20,12 @@ cmp "$directory/1/base.safetensors" "$directory/2/base.safetensors"
 
 adapter=$(ls "$directory"/1/adapters/NOLA*)
 cmp "$adapter" "${adapter/\/1\///2/}"
-said=$("$program" --output "$directory/1" --test "$adapter")
+said=$("$program" --test "$adapter")
 echo "$said"
 [[ $said =~ ^([0-9.]+)\ %.*it\ was\ ([0-9.]+)\ %$ ]]
 [ "${BASH_REMATCH[1]}" = "${BASH_REMATCH[2]}" ]
+
+mkdir -p "$directory/taken/results.csv"
+if said=$("$program" --output "$directory/taken" 2>&1); then exit 1; fi
+echo "$said"
+[[ $said =~ ^finetune_fashion_mnist:\ cannot\ write\ .*results.csv && $said != *$'\n'* ]]

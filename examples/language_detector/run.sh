@@ -12,6 +12,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 . cmake/debian_packages.sh
+. cmake/show_build.sh
 results=results/language_detector
 command -v dpkg >/dev/null || { echo "run.sh takes its data from Debian's packages; elsewhere call language_detector table with your own files" >&2; exit 1; }
 
@@ -20,7 +21,8 @@ cpp=(nlohmann-json3-dev libcli11-dev catch2 libbenchmark-dev libgtest-dev libgmo
 c=(zlib1g-dev libpng-dev libjpeg62-turbo-dev libfreetype-dev libxml2-dev libsqlite3-dev libssl-dev
    libcurl4-openssl-dev libevent-dev libuv1-dev libgit2-dev libarchive-dev libzstd-dev libpcre2-dev libpython3-dev)
 
-tools=(cmake:cmake make:make "${CXX:-g++}:g++")
+tools=(cmake:cmake "${CXX:-g++}:g++")
+command -v ninja >/dev/null || tools+=(make:make)
 [ -f "$results/package/model/model.json" ] || tools+=(npm:npm)
 nola_require "the language detector's comparison" "${tools[@]}" -- libeigen3-dev linux-libc-dev \
   libc6-dev "${cpp[@]}" "${c[@]}"
@@ -45,8 +47,7 @@ copy_headers 'h|hh|hpp|hxx' "$data/test/packages/cpp" "${cpp[@]}"
 copy_headers h "$data/test/packages/c" "${c[@]}"
 
 build=${BUILD_DIRECTORY:-build/language_detector}
-cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DNOLA_BUILD_TESTS=OFF -DNOLA_BUILD_BENCHMARKS=OFF >/dev/null
-cmake --build "$build" --target language_detector --parallel 2 >/dev/null
+nola_show_build "$build" language_detector -DCMAKE_BUILD_TYPE=Release -DNOLA_BUILD_TESTS=OFF -DNOLA_BUILD_BENCHMARKS=OFF
 "$build/examples/language_detector/language_detector" table --model "$results/package/model" \
   --training "$data/training" --test "$data/test/standard_libraries" --test "$data/test/packages" \
   --csv "$results/results.csv" "$@"
