@@ -5,7 +5,7 @@ include(GNUInstallDirs)
 set(packageDirectory "${CMAKE_INSTALL_DATADIR}/cmake/nola")
 target_include_directories(nola INTERFACE "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>")
 install(DIRECTORY include/nola DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
-        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.inl" PATTERN "specification.md")
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.inl" PATTERN "*.md")
 
 # An export set each, so that reading the core's never asks for what a component needs.
 install(TARGETS nola EXPORT nolaTargets)

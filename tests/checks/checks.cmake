@@ -31,6 +31,25 @@ nola_add_check(layout_finds_a_violation
 set_tests_properties(check_layout_finds_a_violation PROPERTIES
                      PASS_REGULAR_EXPRESSION "random must not include layers.*1 rules broken in 1 headers")
 
+# What the pages say
+set(layerTest ${PROJECT_SOURCE_DIR}/tests/writing_a_layer_test.cpp)
+nola_add_check(writing_a_layer ${CMAKE_COMMAND} -DPAGE=${include}/nola/layers/writing_a_layer.md -DSOURCE=${layerTest}
+               -P ${checks}/page_code.cmake)
+
+file(WRITE "${work}/planted/page.md" "```cpp\nclass Scale;\n```\n")
+nola_add_check(writing_a_layer_finds_other_code ${CMAKE_COMMAND} -DPAGE=${work}/planted/page.md -DSOURCE=${layerTest}
+               -P ${checks}/page_code.cmake)
+set_tests_properties(check_writing_a_layer_finds_other_code PROPERTIES PASS_REGULAR_EXPRESSION "1 of 1 blocks of code are missing")
+
+if(TARGET nola_docs)  # not in a project that contains nola
+  set(buildReference ${CMAKE_COMMAND} --build ${PROJECT_BINARY_DIR} --target nola_docs)
+  if(NOT DOXYGEN_FOUND)
+    set(buildReference ${BASH_PROGRAM} -c "echo 'skipped: no Doxygen'; exit 77")
+  endif()
+  nola_add_check(docs ${buildReference})
+  set_tests_properties(check_docs PROPERTIES LABELS long)
+endif()
+
 # What the compilers say
 foreach(compiler g++ clang++)
   string(MAKE_C_IDENTIFIER ${compiler}_program variable)
