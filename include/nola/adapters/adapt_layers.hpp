@@ -185,20 +185,20 @@ std::vector<std::string> MergeAdapters(ILayer<T>& network) {
   return paths;
 }
 
-/// @copydoc AdaptLayers
+/// The same for a network held by a pointer. @throws ConfigError also if it is null.
 template <class Layer>
 std::vector<std::string> AdaptLayers(const std::shared_ptr<Layer>& network, const AdapterConfig& config) {
   if (!network) throw ConfigError("AdaptLayers: the network is null");
   return AdaptLayers(*network, config);
 }
-/// @copydoc AdaptLayers
+/// The same for a network held by a pointer. @throws ConfigError also if it is null.
 template <class Layer, class... Arguments>
 std::vector<std::string> AdaptLayers(const std::shared_ptr<Layer>& network, Arguments&&... arguments) {
   if (!network) throw ConfigError("AdaptLayers: the network is null");
   return AdaptLayers(*network, std::forward<Arguments>(arguments)...);
 }
 
-/// @copydoc MergeAdapters
+/// The same for a network held by a pointer. @throws ConfigError also if it is null.
 template <class Layer>
 std::vector<std::string> MergeAdapters(const std::shared_ptr<Layer>& network) {
   if (!network) throw ConfigError("MergeAdapters: the network is null");

@@ -13,8 +13,8 @@
 namespace nola {
 
 /// Low-rank adapter with trained factors. Parameters: `lora_a` [rank x in] and `lora_b` [rank x out], each
-/// row a rank vector. A starts Kaiming uniform (a = sqrt(5)), B at zero, so the adapter starts without
-/// effect.
+/// row a rank vector. A starts Kaiming uniform (a = sqrt(5)), B at zero, so
+/// the adapter starts without effect.
 /// @see Hu et al.: LoRA: low-rank adaptation of large language models (ICLR 2022).
 template <std::floating_point T>
 class LoRAAdapter final : public LoRAAdapterBase<T> {

@@ -32,19 +32,17 @@ struct NOLAOptions {
 /// the start: the adapter then has no effect, and the frozen A0 is what lets it learn.
 ///
 /// Memory: A and B, as for LoRA of the same rank, and the coefficients; nothing grows with the number of
-/// bases beyond these. Inference is const and safe from many threads. The same seed gives the same bits on
-/// every machine.
-/// @see Koohpayegani et al.: NOLA: compressing LoRA using linear combination of random basis (ICLR 2024),
-/// section 3;
-///      basis specification v1, section 2.
+/// bases beyond these. Inference is const and safe from many threads. The same seed gives
+/// the same bits on every machine.
+/// @see Koohpayegani et al.: NOLA: compressing LoRA using linear combination of
+/// random basis (ICLR 2024), section 3; basis specification v1, section 2.
 template <std::floating_point T>
 class NOLAAdapter final : public LoRAAdapterBase<T> {
  public:
   /// @param numBasis  bases of each factor.
   /// @param alpha     scale of the update times rank; negative means alpha = rank.
-  /// @throws ConfigError for a null base, a rank outside 1..min(in, out), a basis count outside 1..2^31, an
-  /// alpha that
-  ///         is NaN or infinite: before anything is allocated.
+  /// @throws ConfigError for a null base, a rank outside 1..min(in, out), a basis count outside 1..2^31, or
+  /// an alpha that is NaN or infinite: before anything is allocated.
   NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, Index rank, Index numBasis, double alpha = -1,
               std::uint64_t seed = 42, bool freezeBaseLayer = true)
       : NOLAAdapter(std::move(baseLayer), NOLAOptions{.rank = rank,
@@ -74,8 +72,8 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   Index NumBasis() const { return NumBasisA(); }
   Index NumBasisA() const { return this->Value(kA).size(); }
   Index NumBasisB() const { return this->Value(kB).size(); }
-  /// Numbers of a LoRA of the same rank over the trained numbers: (in*rank + rank*out) / (numBasisA +
-  /// numBasisB).
+  /// Numbers of a LoRA of the same rank over the trained numbers: (in*rank +
+  /// rank*out) / (numBasisA + numBasisB).
   double CompressionRatio() const {
     return static_cast<double>(this->Rank() * (this->InputSize() + this->OutputSize())) /
            static_cast<double>(NumBasisA() + NumBasisB());

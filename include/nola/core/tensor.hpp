@@ -25,8 +25,8 @@ using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
 template <std::floating_point T>
 using TensorRef = Eigen::Ref<const Tensor<T>>;
 
-/// Column-major factor [length x rank]: A as it stands, B transposed, so that a rank vector is contiguous in
-/// both.
+/// Column-major factor [length x rank]: A as it stands, B transposed, so that a rank
+/// vector is contiguous in both.
 template <std::floating_point T>
 using FactorMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;
 

@@ -196,8 +196,8 @@ class AdapterLoad {
 /// network in double load into one in float and the other way round.
 /// Time: reads every weight of the network once, for the fingerprints.
 /// @throws FileError with the reason for a file that is damaged, of another format or made by another basis
-/// generator, and in strict mode for one that does not fit the network in every part. The network is then as
-/// it was.
+/// generator, and in strict mode for one that does not fit the network in every part. The
+/// network is then as it was.
 template <std::floating_point T>
 AdapterLoadReport LoadAdapters(ILayer<T>& network, const AdapterFile& file,
                                const AdapterLoadOptions& options = {}) {

@@ -190,8 +190,8 @@ void DecodeNumbers(NumberType type, std::span<const std::byte> bytes, std::span<
                                   " cannot be read as a C++ type of ", sizeof(Number), " bytes"}));
 }
 
-/// Whether all numbers are finite once read as T; false for a type that does not read as floating point.
-/// Allocates nothing.
+/// Whether all numbers are finite once read as T; false for a type that does not
+/// read as floating point. Allocates nothing.
 template <std::floating_point T>
 bool DecodesToFinite(NumberType type, std::span<const std::byte> bytes) {
   if (!IsReadableAsFloat(type)) return false;

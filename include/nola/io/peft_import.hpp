@@ -298,7 +298,7 @@ AdapterLoadReport ImportPEFT(ILayer<T>& network, std::span<const std::byte> conf
   return load.Report();
 }
 
-/// The same from a directory.
+/// The same from a directory with both files.
 template <std::floating_point T>
 AdapterLoadReport ImportPEFT(ILayer<T>& network, const std::filesystem::path& directory,
                              const PEFTImportOptions& options = {}) {

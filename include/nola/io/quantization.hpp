@@ -23,8 +23,8 @@ struct QuantizedNumbers {
 /// Rounds numbers to the levels of so many bits under the scale of least squared error among 128: from the
 /// largest magnitude down to half of it, where a few outliers are cut off to the gain of all others.
 /// @param bits  2 to 8. Time: 128 passes. @throws ConfigError for NaN, infinity or numbers beyond a float's.
-/// @see Koohpayegani et al., NOLA (ICLR 2024), section 4.3: coefficients quantised after training, one scale
-/// a tensor.
+/// @see Koohpayegani et al., NOLA (ICLR 2024), section 4.3: coefficients quantised
+/// after training, one scale a tensor.
 template <std::floating_point T>
 QuantizedNumbers Quantize(std::span<const T> numbers, int bits) {
   const double lowest = -std::ldexp(1.0, bits - 1);

@@ -152,8 +152,8 @@ inline void WriteSafetensorsTo(const ByteSink& sink, const std::vector<Safetenso
 }  // namespace detail
 
 /// Writes a file that replaces the one at the path as a whole (see AtomicFile). The header is padded with
-/// spaces, wide types come first and names in order, so that every tensor is aligned and equal content gives
-/// equal bytes.
+/// spaces, wide types come first and names in order, so that every tensor is aligned
+/// and equal content gives equal bytes.
 /// @return the size of the file in bytes.
 /// @throws FileError if it cannot be written, ConfigError for a name that comes twice, is `__metadata__` or
 /// not UTF-8, ShapeError for data that do not fill their shape: the old file stays as it was.

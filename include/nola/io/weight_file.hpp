@@ -195,8 +195,8 @@ WeightLoadResult LoadWeights(ILayer<T>& network, const std::filesystem::path& pa
 /// @param type  f64, f32, f16 or bf16. @param notes  kept in the file's metadata as SaveAdapters keeps them.
 /// @return the size of the file in bytes.
 /// @throws UnsupportedError for a network with adapters, whose bases are no parameters of it: see
-/// SaveAdapters and MergeAdapters; ConfigError for a number that the type cannot hold or that is not finite;
-/// FileError.
+/// SaveAdapters and MergeAdapters; ConfigError for a number that the type cannot hold or
+/// that is not finite; FileError.
 template <std::floating_point T>
 std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path& path,
                           NumberType type = NumberTypeOf<T>(),

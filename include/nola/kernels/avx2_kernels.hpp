@@ -155,8 +155,8 @@ struct Simd<float> {
     return Xor(a, _mm256_castsi256_ps(And(ShiftLeft(words, 31 - bit), avx2::Fill(0x80000000U))));
   }
   static NOLA_INLINE void Spread(Bits words, Bits* spread) { spread[0] = words; }
-  /// Inverts the three low bits of a nibble whose highest is set: the negated sum is that of the opposite
-  /// signs.
+  /// Inverts the three low bits of a nibble whose highest is set: the negated sum is
+  /// that of the opposite signs.
   static NOLA_INLINE void Select(Bits words, Selector* selectors) {
     const Bits highest = And(words, avx2::Fill(0x88888888U));
     selectors[0] = avx2::Xor(words, _mm256_sub_epi32(highest, ShiftRight(highest, 3)));

@@ -68,8 +68,7 @@ void AddOffsetA(const BasisGenerator& generator, Eigen::Ref<FactorMatrix<T>>& su
 /// Writes sum_i scaledCoefficients_i * E_i over one factor.
 /// @param scaledCoefficients  [k], 0 to 2^31 of them, already multiplied by BasisGain (see ScaleByGain)
 /// @param sum  [length x rank], overwritten; any outer stride. For rademacher and hadamard bit-identical for
-/// any
-///             thread count, instruction set and compiler; for uniform and normal equal to rounding.
+/// any thread count, instruction set and compiler; for uniform and normal equal to rounding.
 /// Cost: length*rank*k additions (hadamard: k*log2(k) and one pass over sum); memory O(k), never a basis.
 /// Allocates nothing once the workspace is warm.
 /// @throws ConfigError if factor is Factor::offsetA; ShapeError if a size is outside the specification's
@@ -101,12 +100,11 @@ void CombineBasis(const BasisGenerator& generator, Factor factor, const Coeffici
   CombineBasis<detail::ScalarOf<Sum>>(generator, factor, scaledCoefficients, sum);
 }
 
-/// Writes products_i = <E_i, gradient>, the sum over all entries of their product: the transpose of
-/// CombineBasis.
+/// Writes products_i = <E_i, gradient>, the sum over all entries of their
+/// product: the transpose of CombineBasis.
 /// @param gradient  [length x rank], read in place if its rank vectors are contiguous; any outer stride
 /// @param products  [k], overwritten; k = products.size(). Equal to rounding on every instruction set,
-/// identical for
-///                  any thread count. Not multiplied by BasisGain.
+/// identical for any thread count. Not multiplied by BasisGain.
 /// Cost, memory, errors and source as for CombineBasis.
 template <std::floating_point T>
 void ContractBasis(const BasisGenerator& generator, Factor factor,
@@ -136,8 +134,8 @@ void ContractBasis(const BasisGenerator& generator, Factor factor, const Gradien
   ContractBasis<detail::ScalarOf<Products>>(generator, factor, gradient, products);
 }
 
-/// Writes scaled_i = coefficients_i * BasisGain, each product rounded to T in memory: what CombineBasis
-/// takes.
+/// Writes scaled_i = coefficients_i * BasisGain, each product rounded to T
+/// in memory: what CombineBasis takes.
 /// @pre scaled is as long as coefficients. @throws ShapeError if not, or if there are more than 2^31.
 template <std::floating_point T>
 void ScaleByGain(BasisDistribution distribution,

@@ -12,8 +12,8 @@
 namespace nola {
 namespace detail {
 
-/// Uninitialised scratch memory on a cache line. Grows, never shrinks. A copy starts empty: scratch has no
-/// value.
+/// Uninitialised scratch memory on a cache line. Grows, never shrinks. A copy starts
+/// empty: scratch has no value.
 template <std::floating_point T>
 class ScratchBuffer {
  public:

@@ -44,8 +44,8 @@ void ForEachPiece(const FactorView<T>& factor, Index size, double nanoseconds, c
   });
 }
 
-/// Calls run(block, numBlocks, data) for the whole blocks of a piece, then for the rest through a padded
-/// copy.
+/// Calls run(block, numBlocks, data) for the whole blocks of a piece, then for the
+/// rest through a padded copy.
 template <class T, class Run>
 void ForWholeBlocks(T* data, std::uint32_t block, std::size_t count, const Run& run) {
   const std::size_t whole = count / kBlock;

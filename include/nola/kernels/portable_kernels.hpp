@@ -60,8 +60,8 @@ struct PortableKernels {
     }
   }
 
-  /// out += the groups' sign bases, in the order of the specification. @param tables  eight a group, by
-  /// FillTables
+  /// out += the groups' sign bases, in the order of the specification.
+  /// @param tables  eight a group, by FillTables
   template <std::floating_point T>
   static void AddSigns(const WordColumn& source, std::uint32_t group, std::size_t numGroups, const T* tables,
                        std::uint32_t block, std::size_t numBlocks, T* out) {

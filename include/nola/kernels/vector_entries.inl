@@ -1,5 +1,5 @@
-// Uniform and normal bases and the offset A0, for the header of one instruction set to include in its
-// namespace.
+// Uniform and normal bases and the offset A0, for the header of one instruction set
+// to include in its namespace.
 
 /// 2^24 times the entries of a uniform basis, or the entries of a normal one.
 template <BasisDistribution distribution, class T>

@@ -36,8 +36,8 @@ inline constexpr unsigned kFolds = (32 + Simd<T>::kFold - 1) / Simd<T>::kFold;
 template <class T>
 inline constexpr std::size_t kFoldTablesSize = 2 * kFolds<T>* kTableSize;
 
-/// Tables of the signed sums of some blocks' gradients, in the order in which transposed words hold the
-/// signs.
+/// Tables of the signed sums of some blocks' gradients, in the order in which
+/// transposed words hold the signs.
 template <class T>
 NOLA_INLINE void FillFoldTables(const T* gradient, std::size_t numBlocks, T* tables) {
   constexpr unsigned kFold = Simd<T>::kFold;

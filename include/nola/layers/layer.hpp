@@ -122,8 +122,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
     ComputeInference(input, output);
   }
 
-  /// The list that everything else about parameters follows from: children first, in order, then the layer's
-  /// own.
+  /// The list that everything else about parameters follows from: children first, in
+  /// order, then the layer's own.
   virtual std::vector<Parameter<T>> Parameters() = 0;
   virtual std::vector<ConstParameter<T>> Parameters() const = 0;
   /// The same list to write values to. Unlike Parameters(), which gives every trainable parameter memory for

@@ -15,8 +15,8 @@
 namespace nola {
 
 /// Base of every layer. A layer names each of its own parameters once, with AddParameter in its constructor,
-/// and each of its children once, with AddChild; counting, copying, optimising, loading and diagnosing
-/// follow.
+/// and each of its children once, with AddChild; counting, copying,
+/// optimising, loading and diagnosing follow.
 template <std::floating_point T>
 class LayerBase : public virtual ILayer<T> {
  public:

@@ -21,8 +21,8 @@ struct Parameter {
   bool trainable;
 };
 
-/// The same to read only. An empty gradient of a trainable parameter means zero: no backward pass has run
-/// yet.
+/// The same to read only. An empty gradient of a trainable parameter means zero: no
+/// backward pass has run yet.
 template <class T>
 struct ConstParameter {
   std::string name;

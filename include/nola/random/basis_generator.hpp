@@ -24,8 +24,8 @@ enum class BasisDistribution {
   hadamard     ///< structured signs: combined by a fast transform, whatever the number of bases
 };
 
-/// The cheapest to rebuild; on three tasks, with up to 1,024 bases, no other learnt more beyond noise
-/// (examples/basis_study).
+/// The cheapest to rebuild; on three tasks, with up to 1,024 bases, no other
+/// learnt more beyond noise (examples/basis_study).
 inline constexpr BasisDistribution kDefaultDistribution = BasisDistribution::hadamard;
 
 /// Which factor of the adapter the words belong to.

@@ -16,8 +16,7 @@ namespace nola {
 class CosineSchedule {
  public:
   /// @throws ConfigError for a peak that is negative or not finite, no steps, a warm-up longer than the run,
-  /// a final
-  ///         fraction outside 0..1.
+  /// a final fraction outside 0..1.
   CosineSchedule(double peak, Index totalSteps, Index warmupSteps = 0, double finalFraction = 0)
       : peak_(peak), totalSteps_(totalSteps), warmupSteps_(warmupSteps), finalFraction_(finalFraction) {
     if (!(peak >= 0 && std::isfinite(peak))) {

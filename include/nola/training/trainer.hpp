@@ -41,8 +41,8 @@ template <std::floating_point T>
 class Update {
  public:
   /// A batch forward, backward, and an update with progress.learningRate; the rest of the progress is filled
-  /// in and its step counted. @param loss  of (output, gradient): the batch's loss and its gradient by the
-  /// output.
+  /// in and its step counted. @param loss  of (output, gradient): the batch's loss and
+  /// its gradient by the output.
   /// @param maxGradientNorm  0 does not clip
   /// @throws StateError if the loss or a gradient is NaN or infinite, before the optimizer changes anything.
   template <class Loss>
@@ -81,8 +81,8 @@ struct TrainingOptions {
       {};  ///< called after every step, a ProgressLine for instance
 };
 
-/// Loss of a batch. @param output [batch x OutputSize()]. @param rows  the rows of the data set that make the
-/// batch.
+/// Loss of a batch. @param output [batch x OutputSize()]. @param rows  the rows of the data
+/// set that make the batch.
 /// @param gradient  to be set to dLoss/dOutput. @return the loss.
 template <std::floating_point T>
 using BatchLoss = std::function<T(const Tensor<T>& output, std::span<const Index> rows, Tensor<T>& gradient)>;
