@@ -48,7 +48,7 @@ class Fingerprint {
   /// Adds a text: its length, then its bytes.
   void AddText(std::string_view text) {
     AddInteger(text.size());
-    Add(std::as_bytes(std::span(text)));
+    Add(std::as_bytes(std::span<const char>(text.data(), text.size())));
   }
 
   /// Adds numbers as little-endian float32; a double is rounded to nearest first.

@@ -225,13 +225,14 @@ AdapterLoadReport LoadAdapters(ILayer<T>& network, const std::filesystem::path& 
   return LoadAdapters(network, AdapterFile(path), AdapterLoadOptions{.mode = mode});
 }
 
-NOLA_COMPILED_TEMPLATE(io,
-                       AdapterLoadReport LoadAdapters<float>(ILayer<float>&, const AdapterFile&, LoadMode));
-NOLA_COMPILED_TEMPLATE(io,
-                       AdapterLoadReport LoadAdapters<double>(ILayer<double>&, const AdapterFile&, LoadMode));
+NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport LoadAdapters<float>(ILayer<float>&, const AdapterFile&,
+                                                                 const AdapterLoadOptions&));
+NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport LoadAdapters<double>(ILayer<double>&, const AdapterFile&,
+                                                                  const AdapterLoadOptions&));
 NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport LoadAdapters<float>(ILayer<float>&, const std::filesystem::path&,
-                                                                 LoadMode));
-NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport LoadAdapters<double>(ILayer<double>&,
-                                                                  const std::filesystem::path&, LoadMode));
+                                                                 const AdapterLoadOptions&));
+NOLA_COMPILED_TEMPLATE(io,
+                       AdapterLoadReport LoadAdapters<double>(ILayer<double>&, const std::filesystem::path&,
+                                                              const AdapterLoadOptions&));
 
 }  // namespace nola

@@ -117,7 +117,8 @@ class PEFTExport {
 inline bool Holds(const std::filesystem::path& path, std::string_view text) {
   if (!std::filesystem::exists(path)) return false;
   const MappedFile file(path);
-  return std::ranges::equal(file.Bytes(), std::as_bytes(std::span(text)));
+  const auto expected = std::as_bytes(std::span<const char>(text.data(), text.size()));
+  return std::equal(file.Bytes().begin(), file.Bytes().end(), expected.begin(), expected.end());
 }
 
 }  // namespace detail

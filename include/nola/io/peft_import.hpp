@@ -229,7 +229,8 @@ class PEFTImport {
     if (held == values_.end() || !held->second.contains(whole.parameter)) return {};
     const SafetensorsTensor& other = *held->second.at(whole.parameter).tensor;
     const bool isSame = other.type == whole.tensor->type && other.shape == whole.tensor->shape &&
-                        std::ranges::equal(other.bytes, whole.tensor->bytes);
+                        std::equal(other.bytes.begin(), other.bytes.end(), whole.tensor->bytes.begin(),
+                                   whole.tensor->bytes.end());
     return isSame ? std::string() : " and another tensor are mapped to " + Quoted(part.path) + " and differ";
   }
 
@@ -284,7 +285,7 @@ class PEFTImport {
 /// goes into a copy of the base, since others may share the old one.
 ///
 /// Tensors in float32, float16, bfloat16 or float64. All is checked before anything changes.
-/// @param directory  with adapter_config.json and adapter_model.safetensors.
+/// @param configuration  the text of adapter_config.json. @param file  adapter_model.safetensors.
 /// @throws FileError with the reason for files that are damaged or hold something other than a LoRA, for a
 /// setting that changes what the factors mean and is not supported, and in strict mode if any part does not
 /// fit: the network is then as it was.
@@ -313,10 +314,6 @@ NOLA_COMPILED_TEMPLATE(io,
                                                            const SafetensorsFile&, const PEFTImportOptions&));
 NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport ImportPEFT<double>(ILayer<double>&, std::span<const std::byte>,
                                                                 const SafetensorsFile&,
-                                                                const PEFTImportOptions&));
-NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport ImportPEFT<float>(ILayer<float>&, const std::filesystem::path&,
-                                                               const PEFTImportOptions&));
-NOLA_COMPILED_TEMPLATE(io, AdapterLoadReport ImportPEFT<double>(ILayer<double>&, const std::filesystem::path&,
                                                                 const PEFTImportOptions&));
 
 }  // namespace nola

@@ -36,7 +36,8 @@ QuantizedNumbers Quantize(std::span<const T> numbers, int bits) {
     largest = std::max(largest, std::abs(static_cast<double>(number)));
   }
   const auto level = [&](T number, float scale) {
-    return std::clamp(std::nearbyint(static_cast<double>(number) / scale), lowest, -1 - lowest);
+    return std::clamp(std::nearbyint(static_cast<double>(number) / static_cast<double>(scale)), lowest,
+                      -1 - lowest);
   };
   QuantizedNumbers quantized;
   double least = std::numeric_limits<double>::infinity();
@@ -47,7 +48,8 @@ QuantizedNumbers Quantize(std::span<const T> numbers, int bits) {
       if (scale == 0) break;  // nothing but zeros, or too small for a float
       double error = 0;
       for (const T number : numbers) {
-        const double difference = static_cast<double>(number) - level(number, scale) * scale;
+        const double difference =
+            static_cast<double>(number) - level(number, scale) * static_cast<double>(scale);
         error += difference * difference;
       }
       if (error < least) {

@@ -318,9 +318,3 @@ class LayerBase : public virtual ILayer<T> {
 }  // namespace nola
 
 #include "nola/layers/layer_base_loading.hpp"  // the definitions of the two that load weights
-
-namespace nola {
-
-NOLA_COMPILED_CLASS(layers, LayerBase);
-
-}  // namespace nola

@@ -62,4 +62,6 @@ WeightLoadResult LayerBase<T>::LoadWeights(const std::map<std::string, Tensor<T>
   return result;
 }
 
+NOLA_COMPILED_CLASS(layers, LayerBase);
+
 }  // namespace nola

@@ -295,10 +295,10 @@ double EvaluateAccuracy(const ILayer<T>& network, const std::type_identity_t<Ten
 }
 
 NOLA_COMPILED_CLASS(adapters, Trainer);
-NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<float> ClassificationLoss<float>(std::span<const std::int32_t>));
-NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<double> ClassificationLoss<double>(std::span<const std::int32_t>));
-NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<float> RegressionLoss<float>(const Tensor<float>&));
-NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<double> RegressionLoss<double>(const Tensor<double>&));
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<float> ClassificationLoss<float>(std::vector<std::int32_t>));
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<double> ClassificationLoss<double>(std::vector<std::int32_t>));
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<float> RegressionLoss<float>(Tensor<float>));
+NOLA_COMPILED_TEMPLATE(adapters, BatchLoss<double> RegressionLoss<double>(Tensor<double>));
 NOLA_COMPILED_TEMPLATE(adapters, double EvaluateAccuracy<float>(const ILayer<float>&, const TensorRef<float>&,
                                                                 std::span<const std::int32_t>, Index));
 NOLA_COMPILED_TEMPLATE(adapters,
