@@ -180,8 +180,10 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
     facts["base_layer_type"] = BaseLayer()->LayerType();
     facts["base_layer_frozen"] = IsBaseLayerFrozen() ? "true" : "false";
     // ||A B||^2 is the sum over the elementwise product of the two Gram matrices: A B itself is never formed.
-    const FactorMatrix<T> gramA = FactorA().transpose() * FactorA();
-    const FactorMatrix<T> gramB = FactorB().transpose() * FactorB();
+    Tensor<T> gramA(rank_, rank_);
+    Tensor<T> gramB(rank_, rank_);
+    detail::SetProduct(FactorA().transpose(), FactorA(), gramA);
+    detail::SetProduct(FactorB().transpose(), FactorB(), gramB);
     const T norm = std::abs(Scaling()) * std::sqrt(std::max(T(0), gramA.cwiseProduct(gramB).sum()));
     facts["update_norm"] = Message({norm});
     if (const auto* dense = dynamic_cast<const DenseLayer<T>*>(BaseLayer().get())) {
