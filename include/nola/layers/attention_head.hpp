@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "nola/core/tensor.hpp"
+#include "nola/kernels/matrix_product.hpp"
 
 namespace nola::detail {
 
@@ -43,7 +44,7 @@ void AttendHead(const ConstHeadMap<T>& q, const ConstHeadMap<T>& k, const ConstH
     const Index rows = std::min(kQueryTile, q.rows() - first);
     const Index columns = offset + first + rows;
     auto scores = AttentionScratch<T>::Tile(scratch.scores, rows, columns);
-    scores.noalias() = q.middleRows(first, rows) * k.topRows(columns).transpose();
+    SetProduct(q.middleRows(first, rows), k.topRows(columns).transpose(), scores);
     for (Index row = 0; row < rows; ++row) {
       const Index seen = offset + first + row + 1;
       auto weights = scores.row(row).head(seen).array();
@@ -54,7 +55,7 @@ void AttendHead(const ConstHeadMap<T>& q, const ConstHeadMap<T>& k, const ConstH
       scores.row(row).tail(columns - seen).setZero();
       if (logSums != nullptr) logSums[first + row] = largest + std::log(sum);
     }
-    output.middleRows(first, rows).noalias() = scores * v.topRows(columns);
+    SetProduct(scores, v.topRows(columns), output.middleRows(first, rows));
   }
 }
 
@@ -70,7 +71,7 @@ void AttendHeadBackward(const ConstHeadMap<T>& q, const ConstHeadMap<T>& k, cons
     const Index rows = std::min(kQueryTile, q.rows() - first);
     const Index columns = first + rows;
     auto weights = AttentionScratch<T>::Tile(scratch.scores, rows, columns);
-    weights.noalias() = q.middleRows(first, rows) * k.topRows(columns).transpose();
+    SetProduct(q.middleRows(first, rows), k.topRows(columns).transpose(), weights);
     for (Index row = 0; row < rows; ++row) {
       const Index seen = first + row + 1;
       auto seenWeights = weights.row(row).head(seen).array();
@@ -78,19 +79,19 @@ void AttendHeadBackward(const ConstHeadMap<T>& q, const ConstHeadMap<T>& k, cons
       weights.row(row).tail(columns - seen).setZero();
     }
     const auto gradient = outputGradient.middleRows(first, rows);
-    if (vGradient.rows() > 0) vGradient.topRows(columns).noalias() += weights.transpose() * gradient;
+    if (vGradient.rows() > 0) AddProduct(weights.transpose(), gradient, vGradient.topRows(columns));
     if (qGradient.rows() == 0 && kGradient.rows() == 0) continue;
     auto scores = AttentionScratch<T>::Tile(scratch.scoreGradients, rows, columns);
-    scores.noalias() = gradient * v.topRows(columns).transpose();
+    SetProduct(gradient, v.topRows(columns).transpose(), scores);
     for (Index row = 0; row < rows; ++row) {
       auto scoreRow = scores.row(row).array();
       const auto weightRow = weights.row(row).array();
       const T mean = scores.row(row).dot(weights.row(row));
       scoreRow = scale * weightRow * (scoreRow - mean);
     }
-    if (qGradient.rows() > 0) qGradient.middleRows(first, rows).noalias() = scores * k.topRows(columns);
+    if (qGradient.rows() > 0) SetProduct(scores, k.topRows(columns), qGradient.middleRows(first, rows));
     if (kGradient.rows() > 0) {
-      kGradient.topRows(columns).noalias() += scores.transpose() * q.middleRows(first, rows);
+      AddProduct(scores.transpose(), q.middleRows(first, rows), kGradient.topRows(columns));
     }
   }
 }
