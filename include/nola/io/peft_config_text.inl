@@ -9,8 +9,9 @@ NOLA_DEFINITION std::string PEFTConfigText(const PEFTConfigFacts& facts) {
   const auto textOrNull = [](const std::string& text) { return text.empty() ? "null" : JsonText(text); };
   const auto list = [](const std::vector<std::string>& texts) {
     std::string joined;
-    for (const std::string& text : texts) joined += (joined.empty() ? "" : ",") + ("\n    " + JsonText(text));
-    return "[" + joined + "\n  ]";
+    for (const std::string& text : texts)
+      joined += Message({joined.empty() ? "" : ",", "\n    ", JsonText(text)});
+    return Message({"[", joined, "\n  ]"});
   };
   const double alpha = facts.scale.alpha;
   constexpr double kExact = 9007199254740992.0;  // 2^53: beyond it a double is no particular integer
@@ -33,7 +34,7 @@ NOLA_DEFINITION std::string PEFTConfigText(const PEFTConfigFacts& facts) {
   if (facts.keepsTies) members.emplace_back("ensure_weight_tying", "true");
   std::string text;
   for (const auto& [key, value] : members)
-    text += (text.empty() ? "{" : ",") + ("\n  " + JsonText(key)) + ": " + value;
+    text += Message({text.empty() ? "{" : ",", "\n  ", JsonText(key), ": ", value});
   return text + "\n}\n";
 }
 

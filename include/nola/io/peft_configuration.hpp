@@ -31,8 +31,8 @@ class PEFTConfiguration {
 
   /// Rank and scaling of a module, by PEFT's rule: the first key of a pattern, in the order of the file, that
   /// stands for it. Time: a comparison for each key.
-  /// @throws FileError for a name that is not printable ASCII, if there are patterns, and when all calls
-  /// together take too long.
+  /// @throws FileError for a name that is not printable ASCII, if there are patterns, or too long for one
+  /// that is a regular expression, and when all calls together take too long.
   Scale ScaleOf(const std::string& module);
 
   /// Whether layers that are tied were trained as one.
@@ -60,7 +60,7 @@ class PEFTConfiguration {
   double alpha_ = 0;
   std::vector<Key> ranks_;
   std::vector<Key> alphas_;
-  std::int64_t steps_ = 500'000'000;  // that all matches may take: seconds
+  std::int64_t steps_ = 100'000'000;  // that all matches may take: seconds
 };
 
 }  // namespace nola::detail

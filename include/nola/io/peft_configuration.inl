@@ -192,7 +192,7 @@ NOLA_DEFINITION std::vector<PEFTConfiguration::Key> PEFTConfiguration::ReadPatte
     } catch (const FileError& error) {
       Fail(std::string(key) + ": " + error.what());
     }
-    size += keys.back().pattern.NumInstructions();
+    size += keys.back().pattern.Size();
     if (size > kMost) Fail(std::string(key) + " is too long");
   }
   return keys;
