@@ -16,7 +16,8 @@ command -v ninja >/dev/null || tools+=(make:make)
 nola_require "nola's main job" "${tools[@]}" -- libeigen3-dev libcli11-dev nlohmann-json3-dev zlib1g-dev dataset-fashion-mnist
 
 build=$PWD/build/examples
-nola_show_build "$build" finetune_fashion_mnist -DCMAKE_BUILD_TYPE=Release -DNOLA_NATIVE=ON -DNOLA_BUILD_TESTS=OFF \
+nola_show_build "$build" finetune_fashion_mnist -DCMAKE_BUILD_TYPE=Release \
+  "-DCMAKE_CXX_FLAGS_RELEASE=-O2 -DNDEBUG" -DNOLA_NATIVE=ON -DNOLA_BUILD_TESTS=OFF \
   -DNOLA_BUILD_BENCHMARKS=OFF -DNOLA_INSTALL=OFF
 cd "$start"
 exec "$build/examples/finetune_fashion_mnist/finetune_fashion_mnist" "$@"
