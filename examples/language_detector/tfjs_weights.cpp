@@ -12,9 +12,9 @@ namespace {
 using nlohmann::json;
 using nola::FileError;
 using nola::Index;
+using nola::Message;
 using nola::Tensor;
 using nola::UnsupportedError;
-using nola::Message;
 
 constexpr std::uintmax_t kMostBytes = std::uintmax_t{1} << 30;  // the classifier has 1 MB in all
 

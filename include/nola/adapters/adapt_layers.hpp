@@ -85,7 +85,7 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
   CheckTree(network);
   LayerReplacements<T> dense;
   LayerReplacements<T> trainable;
-  LayerReplacements<T> targets;  // dense, or an adapter already
+  LayerReplacements<T> targets;                     // dense, or an adapter already
   std::vector<detail::TrainableMarks<T>> unmarked;  // what freezing the rest must leave as it is
   const auto trainsAsItIs = [&](const std::string& path) {
     return std::any_of(trainable.begin(), trainable.end(), [&](const auto& entry) {

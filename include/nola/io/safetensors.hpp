@@ -250,8 +250,7 @@ class SafetensorsFile {
         Fail(Message({"tensor ", Quoted(*range.name), " ends at byte ", range.end, " of the data, which has ",
                       data.size(), ": the file is cut short"}));
       }
-      range.tensor->bytes = data.subspan(static_cast<std::size_t>(range.begin),
-                                         static_cast<std::size_t>(range.end - range.begin));
+      range.tensor->bytes = data.subspan(range.begin, range.end - range.begin);
       expected = range.end;
     }
     if (expected != data.size()) {

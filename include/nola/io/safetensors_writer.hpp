@@ -133,7 +133,8 @@ inline void WriteSafetensorsTo(const ByteSink& sink, const std::vector<Safetenso
                                SafetensorsFile::kMaxHeaderSize}));
   }
   std::array<std::byte, 8> length;
-  StoreLittleEndian(static_cast<std::uint64_t>(header.size()), length.data());
+  const std::uint64_t headerSize = header.size();
+  StoreLittleEndian(headerSize, length.data());
   sink(length);
   sink(std::as_bytes(std::span(header)));
   for (const SafetensorsEntry* entry : sorted) {

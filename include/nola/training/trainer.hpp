@@ -210,7 +210,7 @@ class Trainer {
     std::iota(order_.begin(), order_.end(), Index{0});
     RandomStream random(options_.seed, RandomPurpose::shuffle, static_cast<std::uint32_t>(epoch));
     for (std::size_t i = order_.size(); i > 1; --i) {
-      std::swap(order_[i - 1], order_[static_cast<std::size_t>(random.NextBelow(i))]);
+      std::swap(order_[i - 1], order_[random.NextBelow(i)]);
     }
     shuffledEpoch_ = epoch;
   }
