@@ -19,14 +19,13 @@ namespace nola {
 /// six significant digits. Holds no copy of a text.
 class TextPart {
  public:
-  TextPart(std::string_view text)
-      : text_(text.data()), size_(text.size()) {}  // NOLINT(google-explicit-constructor)
-  TextPart(const std::string& text)
-      : TextPart(std::string_view(text)) {}                         // NOLINT(google-explicit-constructor)
-  TextPart(const char* text) : TextPart(std::string_view(text)) {}  // NOLINT(google-explicit-constructor)
-  TextPart(char character) : size_(1) { digits_[0] = character; }   // NOLINT(google-explicit-constructor)
+  // NOLINTBEGIN(google-explicit-constructor): a piece is written as it is
+  TextPart(std::string_view text) : text_(text.data()), size_(text.size()) {}
+  TextPart(const std::string& text) : TextPart(std::string_view(text)) {}
+  TextPart(const char* text) : TextPart(std::string_view(text)) {}
+  TextPart(char character) : size_(1) { digits_[0] = character; }
   template <class Number>
-  requires std::is_arithmetic_v<Number> TextPart(Number number) {  // NOLINT(google-explicit-constructor)
+  requires std::is_arithmetic_v<Number> TextPart(Number number) {
     if constexpr (std::floating_point<Number>) {
       Print(static_cast<double>(number));
     } else if constexpr (std::signed_integral<Number>) {
@@ -35,6 +34,7 @@ class TextPart {
       Print(static_cast<unsigned long long>(number));
     }
   }
+  // NOLINTEND(google-explicit-constructor)
 
   std::string_view View() const { return {text_ != nullptr ? text_ : digits_.data(), size_}; }
 

@@ -1,6 +1,6 @@
 // The definitions of strict_json.hpp, in terms of nlohmann's parser.
 
-#include <locale.h>
+#include <locale.h>  // NOLINT(modernize-deprecated-headers): newlocale is in no other
 
 #include <cmath>
 #include <nlohmann/json.hpp>

@@ -93,10 +93,9 @@ class LayerPlaces {
     const auto place = [](const std::string& at) {
       return at.empty() ? "the network itself" : "'" + at + "'";
     };
-    throw ConfigError(
-        Message({"one ", layer.LayerType(), " object is both ", place(other), " and ", place(path),
-                 ": its second pass would overwrite what the first keeps; give "
-                 "each place a layer of its own, Clone() makes one"}));
+    throw ConfigError(Message(
+        {"one ", layer.LayerType(), " object is both ", place(other), " and ", place(path),
+         ": its second pass would overwrite what the first keeps; each place needs a layer of its own"}));
   }
   const std::string& PathOf(const ILayer<T>& layer) const { return places_.at(&layer).path; }
 
@@ -198,8 +197,8 @@ void ReplaceLayers(ILayer<T>& network, const std::type_identity_t<LayerReplaceme
   network.ResetState();
 }
 
-/// Whether a path matches a pattern: `*` stands for any text, dots included, `?` for one character, and a
-/// leading `*.` also for nothing, so that "*.query" finds "query" at the top level too.
+/// Whether a path matches a pattern: a star stands for any text, dots included, a question mark for one
+/// character, and a leading star with a dot also for nothing, so that `*.query` finds `query` at the top too.
 inline bool PathMatches(std::string_view pattern, std::string_view path) {
   if (pattern.starts_with("*.") && PathMatches(pattern.substr(2), path)) return true;
   std::size_t p = 0;
