@@ -68,7 +68,7 @@ class AdapterLoad {
   /// The one function that changes something.
   void Apply(ILayer<T>& network) const {
     PlaceAdapters(network, adapters_, trainable_);
-    for (Parameter<T>& parameter : network.Parameters()) {
+    for (ParameterValue<T>& parameter : network.ParameterValues()) {
       const auto value = values_.find(parameter.name);
       if (value != values_.end()) parameter.value = value->second;
     }

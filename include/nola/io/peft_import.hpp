@@ -105,7 +105,7 @@ class PEFTImport {
     }
     PlaceAdapters(network, adapters, trainable);
     if (values.empty()) return;
-    for (Parameter<T>& parameter : network.Parameters()) {
+    for (ParameterValue<T>& parameter : network.ParameterValues()) {
       const auto value = values.find(parameter.name);
       if (value != values.end()) parameter.value = *value->second;
     }
