@@ -14,11 +14,8 @@
 #include "nola/kernels/basis_kernels.hpp"
 #include "nola/random/random_stream.hpp"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "counting_allocator.hpp"
+#include "loop_threads.hpp"
 
 using nola::BasisDistribution;
 using nola::BasisGenerator;
@@ -450,8 +447,7 @@ TEST_CASE(
 TEMPLATE_TEST_CASE("a warm workspace allocates nothing, for factors of any shape", "", float, double) {
   using T = TestType;
 #if defined(_OPENMP) && defined(__clang__)
-  const int threadsBefore = omp_get_max_threads();
-  omp_set_num_threads(1);  // LLVM's runtime allocates for itself in each parallel region
+  const test::LoopThreads one(1);  // LLVM's runtime allocates for itself in each parallel region
 #endif
   for (auto distribution : kDistributions) {
     const BasisGenerator generator(15, 0, distribution);
@@ -479,9 +475,6 @@ TEMPLATE_TEST_CASE("a warm workspace allocates nothing, for factors of any shape
             }) == 0);
     }
   }
-#if defined(_OPENMP) && defined(__clang__)
-  omp_set_num_threads(threadsBefore);
-#endif
 }
 
 TEST_CASE("a workspace's memory is that of a few numbers a basis, whatever the factor") {
@@ -574,14 +567,13 @@ TEST_CASE("an instruction set is chosen by name, or refused with the reason") {
   }
 }
 
-#ifdef _OPENMP
-TEMPLATE_TEST_CASE("any number of threads gives the same bits", "", float, double) {
+TEMPLATE_TEST_CASE("any number of threads gives the same bits", "[threads]", float, double) {
   using T = TestType;
   struct Work {
     BasisDistribution distribution;
     Index length, rank, numBasis;
   };
-  const int threadsBefore = omp_get_max_threads();
+  test::LoopThreads loopThreads(1);
   for (const Work& work :
        {Work{BasisDistribution::rademacher, 2311, 3, 1000}, Work{BasisDistribution::uniform, 2311, 3, 100},
         Work{BasisDistribution::normal, 2311, 3, 100},
@@ -594,38 +586,33 @@ TEMPLATE_TEST_CASE("any number of threads gives the same bits", "", float, doubl
       BasisWorkspace<T> workspace(set);
       FactorMatrix<T> built(work.length, work.rank);
       FactorMatrix<T> builtByMany(work.length, work.rank);
-      omp_set_num_threads(1);
+      loopThreads.Set(1);
       nola::BuildFactor(generator, Factor::a, coefficients, built, workspace);
       const Vector<T> products = Contracted(generator, gradient, work.numBasis, set);
       for (int threads : {2, 3, 7}) {
-        omp_set_num_threads(threads);
+        loopThreads.Set(threads);
         nola::BuildFactor(generator, Factor::a, coefficients, builtByMany, workspace);
         CHECK(Same(builtByMany, built));
         CHECK(Same(Contracted(generator, gradient, work.numBasis, set), products));
       }
     }
   }
-  omp_set_num_threads(threadsBefore);
 }
 
+#ifdef _OPENMP
 TEST_CASE("kernels use the program's threads, but not within a parallel region") {
-  const int threadsBefore = omp_get_max_threads();
-  omp_set_num_threads(3);
+  const test::LoopThreads three(3);
   CHECK(nola::detail::UsefulThreads(1e9) == 3);
   CHECK(nola::detail::UsefulThreads(10) == 1);
   int within = 0;
 #pragma omp parallel num_threads(2) reduction(+ : within)
   within += nola::detail::UsefulThreads(1e9);
   CHECK(within == 2);
-  omp_set_num_threads(threadsBefore);
 }
 #endif
 
-TEST_CASE("a loop makes each call once, and an exception in one of them reaches the caller") {
-#ifdef _OPENMP
-  const int threadsBefore = omp_get_max_threads();
-  omp_set_num_threads(4);
-#endif
+TEST_CASE("a loop makes each call once, and an exception in one of them reaches the caller", "[threads]") {
+  const test::LoopThreads four(4);
   for (const Index count : {0, 1, 7, 1000}) {
     std::vector<int> calls(static_cast<std::size_t>(count));
     nola::detail::ParallelFor(count, 1e9, [&](Index i) { ++calls[static_cast<std::size_t>(i)]; });
@@ -641,7 +628,4 @@ TEST_CASE("a loop makes each call once, and an exception in one of them reaches 
     CHECK_THROWS_AS(nola::detail::ParallelFor(count, 1e9, [](Index) { throw std::bad_alloc(); }),
                     std::bad_alloc);
   }
-#ifdef _OPENMP
-  omp_set_num_threads(threadsBefore);
-#endif
 }

@@ -8,14 +8,11 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "loop_threads.hpp"
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/nola_adapter.hpp"
 #include "nola/kernels/matrix_product.hpp"
 #include "tensors.hpp"
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 using nola::Index;
 using nola::InstructionSet;
@@ -234,9 +231,8 @@ TEMPLATE_TEST_CASE("a step of a layer too large for the stack allocates nothing"
   }
 }
 
-#ifdef _OPENMP
-TEMPLATE_TEST_CASE("any number of threads gives the same bits", "", float, double) {
-  const int threadsBefore = omp_get_max_threads();
+TEMPLATE_TEST_CASE("any number of threads gives the same bits", "[threads]", float, double) {
+  test::LoopThreads loopThreads(1);
   for (const Shape& shape : {Shape{9, 1500, 700}, Shape{1100, 8, 900}, Shape{700, 1003, 8},
                              Shape{8, 900, 1100}, Shape{300, 310, 290}, Shape{2000, 37, 130}}) {
     for (const bool leftTransposed : {false, true}) {
@@ -245,16 +241,14 @@ TEMPLATE_TEST_CASE("any number of threads gives the same bits", "", float, doubl
         for (const InstructionSet set : SupportedSets()) {
           INFO(shape.rows << " x " << shape.depth << " x " << shape.columns << " on "
                           << InstructionSetName(set) << ", transposed " << leftTransposed << rightTransposed);
-          omp_set_num_threads(1);
+          loopThreads.Set(1);
           const Tensor<TestType> expected = example.On(set);
           for (int threads : {2, 3, 7}) {
-            omp_set_num_threads(threads);
+            loopThreads.Set(threads);
             REQUIRE(SameBits(example.On(set), expected));
           }
         }
       }
     }
   }
-  omp_set_num_threads(threadsBefore);
 }
-#endif
