@@ -10,7 +10,7 @@
 #include <system_error>
 #include <vector>
 
-#include "nola/io/atomic_file.hpp"
+#include "nola/io/file/atomic_file.hpp"
 
 namespace examples {
 

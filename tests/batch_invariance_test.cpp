@@ -7,10 +7,10 @@
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/nola_adapter.hpp"
 #include "nola/layers/activations.hpp"
-#include "nola/layers/causal_self_attention.hpp"
 #include "nola/layers/dense_layer.hpp"
 #include "nola/layers/layer_norm.hpp"
-#include "nola/layers/transformer_decoder.hpp"
+#include "nola/transformers/causal_self_attention.hpp"
+#include "nola/transformers/transformer_decoder.hpp"
 #include "tensors.hpp"
 
 using nola::Index;

@@ -1,5 +1,5 @@
 // A PEFT configuration means here what it means to PEFT, or is refused with the reason.
-#include "nola/io/peft_configuration.hpp"
+#include "nola/io/peft/peft_configuration.hpp"
 
 #include <cmath>
 #include <string>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "nola/io/peft_gpt2.hpp"
+#include "nola/io/peft/peft_gpt2.hpp"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "catch.hpp"
-#include "nola/layers/layer.hpp"
+#include "nola/layers/contract/layer.hpp"
 #include "tensors.hpp"
 
 namespace test {

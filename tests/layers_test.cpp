@@ -10,8 +10,8 @@
 
 #include "catch.hpp"
 #include "nola/layers/activations.hpp"
+#include "nola/layers/contract/layer_tree.hpp"
 #include "nola/layers/dense_layer.hpp"
-#include "nola/layers/layer_tree.hpp"
 #include "nola/layers/sequential.hpp"
 #include "probe_layer.hpp"
 #include "tensors.hpp"

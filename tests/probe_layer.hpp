@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "nola/layers/layer_base.hpp"
+#include "nola/layers/contract/layer_base.hpp"
 
 namespace test {
 

@@ -13,7 +13,7 @@
 
 #include "catch.hpp"
 #include "nola/adapters/nola_adapter.hpp"
-#include "nola/layers/layer.hpp"
+#include "nola/layers/contract/layer.hpp"
 #include "nola/random/random_stream.hpp"
 
 namespace test {

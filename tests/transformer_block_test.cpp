@@ -7,7 +7,7 @@
 #include "golden.hpp"
 #include "jacobian.hpp"
 #include "nola/adapters/adapt_layers.hpp"
-#include "nola/layers/transformer_block.hpp"
+#include "nola/transformers/transformer_block.hpp"
 #include "probe_layer.hpp"
 #include "tensors.hpp"
 

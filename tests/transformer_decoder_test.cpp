@@ -9,9 +9,9 @@
 #include "catch.hpp"
 #include "jacobian.hpp"
 #include "nola/adapters/adapt_layers.hpp"
-#include "nola/layers/transformer_decoder.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/optimizer.hpp"
+#include "nola/transformers/transformer_decoder.hpp"
 #include "tensors.hpp"
 
 using nola::ConfigError;

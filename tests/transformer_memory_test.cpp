@@ -7,9 +7,9 @@
 
 #include "catch.hpp"
 #include "nola/adapters/adapt_layers.hpp"
-#include "nola/layers/transformer_decoder.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/optimizer.hpp"
+#include "nola/transformers/transformer_decoder.hpp"
 
 using nola::Gradients;
 using nola::Index;

@@ -8,9 +8,9 @@
 #include "catch.hpp"
 #include "jacobian.hpp"
 #include "nola/adapters/adapt_layers.hpp"
-#include "nola/layers/causal_self_attention.hpp"
 #include "nola/layers/embedding.hpp"
 #include "nola/layers/layer_norm.hpp"
+#include "nola/transformers/causal_self_attention.hpp"
 #include "probe_layer.hpp"
 #include "tensors.hpp"
 

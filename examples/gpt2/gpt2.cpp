@@ -17,9 +17,9 @@
 #include "generation.hpp"
 #include "gpt2_model.hpp"
 #include "nola/adapters/adapt_layers.hpp"
-#include "nola/io/atomic_file.hpp"
-#include "nola/io/load_adapters.hpp"
-#include "nola/io/save_adapters.hpp"
+#include "nola/io/adapters/load_adapters.hpp"
+#include "nola/io/adapters/save_adapters.hpp"
+#include "nola/io/file/atomic_file.hpp"
 #include "nola/training/progress_line.hpp"
 #include "text_training.hpp"
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "nola/io/weight_source.hpp"
+#include "nola/io/safetensors/weight_source.hpp"
 
 namespace text {
 

@@ -16,9 +16,9 @@
 #include "generation.hpp"
 #include "gpt2_model.hpp"
 #include "nola/adapters/adapt_layers.hpp"
-#include "nola/io/load_adapters.hpp"
-#include "nola/io/safetensors_writer.hpp"
-#include "nola/io/save_adapters.hpp"
+#include "nola/io/adapters/load_adapters.hpp"
+#include "nola/io/adapters/save_adapters.hpp"
+#include "nola/io/safetensors/safetensors_writer.hpp"
 #include "temporary_directory.hpp"
 
 using nlohmann::json;

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "nola/core/error.hpp"
-#include "nola/layers/transformer_decoder.hpp"
 #include "nola/training/trainer.hpp"
+#include "nola/transformers/transformer_decoder.hpp"
 
 // Instantiated once, in text_training.cpp: the network is most of what there is to compile here.
 extern template class nola::TransformerDecoder<float>;

@@ -9,9 +9,9 @@
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <nola/io/atomic_file.hpp>
-#include <nola/io/load_adapters.hpp>
-#include <nola/io/save_adapters.hpp>
+#include <nola/io/adapters/load_adapters.hpp>
+#include <nola/io/adapters/save_adapters.hpp>
+#include <nola/io/file/atomic_file.hpp>
 #include <numeric>
 #include <sstream>
 

@@ -25,7 +25,7 @@ endfunction()
 nola_add_check(layout ${CMAKE_COMMAND} -DINCLUDE_DIRECTORY=${include} -P ${checks}/layout.cmake)
 
 file(WRITE "${work}/planted/nola/random/planted.hpp"
-     "// Includes what lies to its right.\n#pragma once\n\n#include \"nola/layers/layer.hpp\"\n")
+     "// Includes what lies to its right.\n#pragma once\n\n#include \"nola/layers/contract/layer.hpp\"\n")
 nola_add_check(layout_finds_a_violation
                ${CMAKE_COMMAND} -DINCLUDE_DIRECTORY=${work}/planted -P ${checks}/layout.cmake)
 set_tests_properties(check_layout_finds_a_violation PROPERTIES

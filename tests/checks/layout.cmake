@@ -1,26 +1,38 @@
 # The rules that the headers keep by their text alone. Prints each line that breaks one.
 #   cmake -DINCLUDE_DIRECTORY=<the directory that holds nola/> -P layout.cmake
-# - a header includes only its own folder and those to its left in `order`; folders at the same place ignore each other
+# - a header includes only its own folder and those to its left in `order`; folders at the same place ignore each other.
+#   `order_of_<folder>` is the order of its rooms, `here` that of the headers that lie in none of them
 # - core needs the standard library and Eigen, io a JSON parser as well, and nothing else is needed
 # - a header starts with a sentence about itself and #pragma once, has at most 320 lines, and leaves no macro behind but
 #   those of core/compiled.hpp
 # - nola/nola.hpp leads to every header of the core, nola/io.hpp to every header of io
 cmake_minimum_required(VERSION 3.22)
 
-set(order core random kernels layers adapters "training|io|serving")
+set(order core random storage kernels layers "adapters|transformers" "training|io|serving")
+set(order_of_layers contract here)
+set(order_of_io file safetensors adapters here peft)
 set(thirdParty "^(Eigen/[A-Za-z]+|unsupported/Eigen/.*)$")
 set(systemHeader "^([a-z_0-9]+|omp\\.h|immintrin\\.h|arm_neon\\.h|fcntl\\.h|locale\\.h|unistd\\.h|sys/[a-z]+\\.h)$")
 
-function(place_of folder result)
+# The place of a name in an order, -1 if it has none.
+function(place_of folder sequence result)
   set(place -1)
   set(index 0)
-  foreach(names IN LISTS order)
+  foreach(names IN LISTS ${sequence})
     if("|${names}|" MATCHES "\\|${folder}\\|")
       set(place ${index})
     endif()
     math(EXPR index "${index} + 1")
   endforeach()
   set(${result} ${place} PARENT_SCOPE)
+endfunction()
+
+function(room_of subfolder result)
+  string(REGEX REPLACE "/$" "" room "${subfolder}")
+  if(room STREQUAL "")
+    set(room here)
+  endif()
+  set(${result} ${room} PARENT_SCOPE)
 endfunction()
 
 set(broken 0)
@@ -61,11 +73,13 @@ foreach(header IN LISTS headers)
   endforeach()
 
   set(folder "")
-  if(header MATCHES "^nola/([a-z_]+)/[a-z_0-9]+\\.(hpp|inl)$")
+  if(header MATCHES "^nola/([a-z_]+)/([a-z_]+/)?[a-z_0-9]+\\.(hpp|inl)$")
     set(folder ${CMAKE_MATCH_1})
-    place_of(${folder} place)
-    if(place EQUAL -1)
-      complain("${header}: the folder '${folder}' has no place in the order")
+    room_of("${CMAKE_MATCH_2}" room)
+    place_of(${folder} order place)
+    place_of(${room} order_of_${folder} roomPlace)
+    if(place EQUAL -1 OR (roomPlace EQUAL -1 AND NOT room STREQUAL "here"))
+      complain("${header}: its folder has no place in the order")
     endif()
   elseif(NOT header MATCHES "^nola/(nola|io)\\.hpp$")
     complain("${header}: a header lies in a folder of nola/ and is named in lower case")
@@ -82,11 +96,15 @@ foreach(header IN LISTS headers)
       if(quote STREQUAL "<")
         complain("${header}: includes <${include}>, write it with quotes")
       endif()
-      if(folder AND include MATCHES "^nola/([a-z_]+)/")
+      if(folder AND include MATCHES "^nola/([a-z_]+)/([a-z_]+/)?")
         set(otherFolder ${CMAKE_MATCH_1})
-        place_of(${otherFolder} otherPlace)
+        room_of("${CMAKE_MATCH_2}" otherRoom)
+        place_of(${otherFolder} order otherPlace)
+        place_of(${otherRoom} order_of_${folder} otherRoomPlace)
         if(NOT folder STREQUAL otherFolder AND NOT otherPlace LESS place)
           complain("${header}: ${folder} must not include ${otherFolder} (${include})")
+        elseif(folder STREQUAL otherFolder AND NOT room STREQUAL otherRoom AND NOT otherRoomPlace LESS roomPlace)
+          complain("${header}: '${room}' of ${folder} must not include '${otherRoom}' (${include})")
         endif()
       elseif(folder)
         complain("${header}: includes the umbrella ${include}")

@@ -8,10 +8,11 @@
 #include <utility>
 #include <vector>
 
+#include "nola/adapters/adapter_tree.hpp"
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/nola_adapter.hpp"
 #include "nola/core/compiled.hpp"
-#include "nola/layers/layer_tree.hpp"
+#include "nola/layers/contract/layer_tree.hpp"
 
 namespace nola {
 
@@ -46,24 +47,6 @@ namespace detail {
 inline bool MatchesAny(const std::vector<std::string>& patterns, const std::string& path) {
   return std::any_of(patterns.begin(), patterns.end(),
                      [&](const auto& pattern) { return PathMatches(pattern, path); });
-}
-
-/// @throws ConfigError for a network that is an adapter: it has no path to be found and saved by.
-template <std::floating_point T>
-void RequireNoAdapter(const char* function, const ILayer<T>& network) {
-  if (dynamic_cast<const ILoRAAdapter<T>*>(&network) == nullptr) return;
-  throw ConfigError(Message({function, ": the network itself is a ", network.LayerType(),
-                             ", which no path leads to; put it into a Sequential"}));
-}
-
-/// @throws ConfigError also for one that is a dense layer: an adapter needs a place to be put into.
-template <std::floating_point T>
-void RequirePlaces(const char* function, const ILayer<T>& network) {
-  RequireNoAdapter(function, network);
-  if (dynamic_cast<const DenseLayer<T>*>(&network) == nullptr) return;
-  throw ConfigError(Message({function,
-                             ": the network itself is a DenseLayer, in whose place no adapter can "
-                             "be put; put it into a Sequential"}));
 }
 
 }  // namespace detail

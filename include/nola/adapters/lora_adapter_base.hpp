@@ -9,8 +9,8 @@
 
 #include "nola/core/scratch_pool.hpp"
 #include "nola/kernels/matrix_product.hpp"
+#include "nola/layers/contract/layer_base.hpp"
 #include "nola/layers/dense_layer.hpp"
-#include "nola/layers/layer_base.hpp"
 
 namespace nola {
 

@@ -13,12 +13,12 @@
 #include <utility>
 #include <vector>
 
+#include "nola/adapters/weight_fingerprint.hpp"
 #include "nola/core/version.hpp"
-#include "nola/io/adapter_record.hpp"
-#include "nola/io/parameter_entry.hpp"
-#include "nola/io/save_adapters.hpp"
-#include "nola/io/sealed_file.hpp"
-#include "nola/io/weight_fingerprint.hpp"
+#include "nola/io/adapters/adapter_record.hpp"
+#include "nola/io/adapters/save_adapters.hpp"
+#include "nola/io/safetensors/parameter_entry.hpp"
+#include "nola/io/safetensors/sealed_file.hpp"
 
 namespace nola {
 

@@ -14,15 +14,15 @@
 #include <vector>
 
 #include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/adapters/weight_fingerprint.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/core/version.hpp"
-#include "nola/io/load_mode.hpp"
-#include "nola/io/parameter_entry.hpp"
-#include "nola/io/safetensors.hpp"
-#include "nola/io/safetensors_writer.hpp"
-#include "nola/io/weight_fingerprint.hpp"
-#include "nola/io/weight_source.hpp"
-#include "nola/layers/layer_tree.hpp"
+#include "nola/io/adapters/load_mode.hpp"
+#include "nola/io/safetensors/parameter_entry.hpp"
+#include "nola/io/safetensors/safetensors.hpp"
+#include "nola/io/safetensors/safetensors_writer.hpp"
+#include "nola/io/safetensors/weight_source.hpp"
+#include "nola/layers/contract/layer_tree.hpp"
 
 namespace nola {
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "nola/core/compiled.hpp"
-#include "nola/layers/layer_base.hpp"
+#include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
 

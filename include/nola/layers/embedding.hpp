@@ -12,7 +12,7 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/kernels/matrix_product.hpp"
-#include "nola/layers/layer_base.hpp"
+#include "nola/layers/contract/layer_base.hpp"
 #include "nola/random/random_stream.hpp"
 
 namespace nola {

@@ -7,7 +7,7 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/kernels/thread_scratch.hpp"
-#include "nola/layers/layer_base.hpp"
+#include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
 

@@ -8,7 +8,7 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
-#include "nola/layers/layer_base.hpp"
+#include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
 

@@ -11,8 +11,8 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
-#include "nola/layers/layer.hpp"
-#include "nola/layers/layer_tree.hpp"
+#include "nola/layers/contract/layer.hpp"
+#include "nola/layers/contract/layer_tree.hpp"
 
 namespace nola {
 

@@ -14,8 +14,8 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
-#include "nola/layers/layer.hpp"
-#include "nola/layers/layer_tree.hpp"
+#include "nola/layers/contract/layer.hpp"
+#include "nola/layers/contract/layer_tree.hpp"
 #include "nola/random/random_stream.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/optimizer.hpp"

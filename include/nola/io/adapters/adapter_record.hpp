@@ -1,0 +1,166 @@
+// What a file says about one adapter, as one line of text.
+#pragma once
+
+#include <charconv>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "nola/adapters/adapt_layers.hpp"
+#include "nola/adapters/nola_adapter.hpp"
+#include "nola/adapters/weight_fingerprint.hpp"
+#include "nola/io/safetensors/strict_json.hpp"
+
+namespace nola {
+
+/// Everything but the coefficients that makes an adapter, and what it was trained on.
+struct AdapterRecord {
+  std::string path;
+  AdapterKind kind = AdapterKind::nola;
+  Index inputSize = 0;
+  Index outputSize = 0;
+  Index rank = 0;
+  double alpha = 0;
+  std::string base;  ///< fingerprint of the base layer's weights, or kTrainedBase
+  // Of a NOLAAdapter alone:
+  std::uint64_t seed = 0;
+  std::uint32_t stream = 0;
+  BasisDistribution distribution = kDefaultDistribution;
+  Index numBasisA = 0;
+  Index numBasisB = 0;
+  std::string checksumA;  ///< see BasisChecksum
+  std::string checksumB;
+
+  /// In the place of a base that trained with its adapter: its weights are in the file.
+  static constexpr const char* kTrainedBase = "trained";
+  bool IsBaseFrozen() const { return base != kTrainedBase; }
+};
+
+namespace detail {
+
+template <std::integral Integer>
+std::optional<Integer> ParseInteger(std::string_view text) {
+  Integer integer = 0;
+  const char* end = text.data() + text.size();
+  const auto result = std::from_chars(text.data(), end, integer);
+  if (result.ec != std::errc() || result.ptr != end) return std::nullopt;
+  return integer;
+}
+
+/// "nola rank=8 alpha=8.0 shape=784,512 base=... bases=64,64 seed=42 stream=0 distribution=hadamard
+/// basis=...,..."
+inline std::string RecordText(const AdapterRecord& record) {
+  const bool isNola = record.kind == AdapterKind::nola;
+  std::string text =
+      Message({isNola ? "nola" : "lora", " rank=", record.rank, " alpha=", NumberText(record.alpha),
+               " shape=", record.inputSize, ",", record.outputSize, " base=", record.base});
+  if (isNola) {
+    text += Message({" bases=", record.numBasisA, ",", record.numBasisB, " seed=", record.seed,
+                     " stream=", record.stream, " distribution=", DistributionName(record.distribution),
+                     " basis=", record.checksumA, ",", record.checksumB});
+  }
+  return text;
+}
+
+/// @throws FileError with the reason for any text that RecordText does not write.
+inline AdapterRecord ParseRecord(const std::string& path, const std::string& text) {
+  std::map<std::string_view, std::string_view> fields;
+  std::string_view rest = text;
+  std::string_view kind;
+  while (!rest.empty()) {
+    const std::string_view word = rest.substr(0, rest.find(' '));
+    rest.remove_prefix(std::min(word.size() + 1, rest.size()));
+    const std::size_t equals = word.find('=');
+    if (equals == std::string_view::npos) {
+      kind = word;
+    } else {
+      fields[word.substr(0, equals)] = word.substr(equals + 1);
+    }
+  }
+  const auto fail = [&](const std::string& reason) {
+    throw FileError("adapter " + Quoted(path) + ": " + reason);
+  };
+  const auto pair = [&](const char* field) {
+    const std::string_view both = fields[field];
+    const std::size_t comma = std::min(both.find(','), both.size());
+    return std::pair(both.substr(0, comma), both.substr(std::min(comma + 1, both.size())));
+  };
+  const auto integer = [](std::string_view digits) { return ParseInteger<Index>(digits).value_or(-1); };
+
+  AdapterRecord record;
+  record.path = path;
+  record.kind = kind == "lora" ? AdapterKind::lora : AdapterKind::nola;
+  record.inputSize = integer(pair("shape").first);
+  record.outputSize = integer(pair("shape").second);
+  record.rank = integer(fields["rank"]);
+  record.alpha = ParseNumber(fields["alpha"]).value_or(-1);
+  record.base = fields["base"];
+  const Index most = std::min(record.inputSize, record.outputSize);
+  if (record.rank < 1 || record.rank > std::min(most, BasisGenerator::kMaxRank) ||
+      std::max(record.inputSize, record.outputSize) > BasisGenerator::kMaxLength || !(record.alpha >= 0)) {
+    fail("sizes, rank or alpha are missing or out of range");
+  }
+  if (record.kind == AdapterKind::nola) {
+    record.numBasisA = integer(pair("bases").first);
+    record.numBasisB = integer(pair("bases").second);
+    record.seed = ParseInteger<std::uint64_t>(fields["seed"]).value_or(0);
+    record.stream = ParseInteger<std::uint32_t>(fields["stream"]).value_or(0);
+    record.checksumA = pair("basis").first;
+    record.checksumB = pair("basis").second;
+    if (std::min(record.numBasisA, record.numBasisB) < 1 ||
+        std::max(record.numBasisA, record.numBasisB) > BasisGenerator::kMaxBases) {
+      fail("the numbers of bases are missing or out of range");
+    }
+    try {
+      record.distribution = DistributionFromName(fields["distribution"]);
+    } catch (const ConfigError&) {
+      fail("unknown distribution " + Quoted(fields["distribution"]));
+    }
+  }
+  // What was not understood above, a wrong order, a field too many or a zero in front: all of it shows here.
+  if (RecordText(record) != text) fail("not a description of an adapter: " + Quoted(text));
+  return record;
+}
+
+/// @throws UnsupportedError for an adapter of another kind, or one whose base is an adapter.
+template <std::floating_point T>
+AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFingerprints<T>& weights) {
+  const ILoRAAdapter<T>& adapter = *placed.adapter;
+  const auto* nolaAdapter = dynamic_cast<const NOLAAdapter<T>*>(placed.layer.get());
+  if (nolaAdapter == nullptr && dynamic_cast<const LoRAAdapter<T>*>(placed.layer.get()) == nullptr) {
+    throw UnsupportedError(Message({"'", placed.path, "' is a ", placed.layer->LayerType(),
+                                    ": files hold NOLAAdapter and LoRAAdapter"}));
+  }
+  if (dynamic_cast<const ILoRAAdapter<T>*>(adapter.BaseLayer().get()) != nullptr) {
+    throw UnsupportedError("the base of '" + placed.path + "' is an adapter itself: merge it first");
+  }
+  AdapterRecord record;
+  record.path = placed.path;
+  record.inputSize = placed.layer->InputSize();
+  record.outputSize = placed.layer->OutputSize();
+  record.rank = adapter.Rank();
+  record.alpha = static_cast<double>(adapter.Alpha());
+  record.base =
+      adapter.IsBaseLayerFrozen() ? weights.OfLayer(placed.path) : std::string(AdapterRecord::kTrainedBase);
+  record.kind = nolaAdapter == nullptr ? AdapterKind::lora : AdapterKind::nola;
+  if (nolaAdapter == nullptr) return record;
+  record.seed = nolaAdapter->Seed();
+  record.stream = nolaAdapter->Stream();
+  record.distribution = nolaAdapter->Distribution();
+  record.numBasisA = nolaAdapter->NumBasisA();
+  record.numBasisB = nolaAdapter->NumBasisB();
+  const BasisGenerator generator(record.seed, record.stream, record.distribution);
+  record.checksumA =
+      BasisChecksum<T>(generator, Factor::a, {record.inputSize, record.rank, record.numBasisA});
+  record.checksumB =
+      BasisChecksum<T>(generator, Factor::b, {record.outputSize, record.rank, record.numBasisB});
+  return record;
+}
+
+}  // namespace detail
+}  // namespace nola

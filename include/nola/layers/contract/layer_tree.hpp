@@ -1,0 +1,226 @@
+// A network as a tree: layers by path, "decoder.0.attention.query", put in together, each in one place.
+#pragma once
+
+#include <algorithm>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nola/layers/contract/layer.hpp"
+
+namespace nola {
+
+/// Calls visit(path, layer) for every layer below `root`, parents before children, in list order. The layers
+/// below a layer are visited only if visit returns true for it.
+template <std::floating_point T>
+void VisitLayers(
+    const ILayer<T>& root,
+    const std::type_identity_t<std::function<bool(const std::string&, const std::shared_ptr<ILayer<T>>&)>>&
+        visit,
+    const std::string& prefix = "") {
+  for (const NamedLayer<T>& child : root.Children()) {
+    const std::string path = prefix + child.name;
+    if (visit(path, child.layer)) VisitLayers<T>(*child.layer, visit, path + ".");
+  }
+}
+
+/// The layer at a path. @throws ConfigError if there is none.
+template <std::floating_point T>
+std::shared_ptr<ILayer<T>> FindLayer(const ILayer<T>& root, const std::string& path) {
+  std::shared_ptr<ILayer<T>> found;
+  VisitLayers(root, [&](const std::string& here, const std::shared_ptr<ILayer<T>>& layer) {
+    if (here == path) found = layer;
+    return path.starts_with(here + ".");
+  });
+  if (!found) throw ConfigError("FindLayer: there is no layer at '" + path + "'");
+  return found;
+}
+
+/// Puts a layer in the place of the one at a path.
+/// @throws ConfigError if there is none or the layer is null, ShapeError if its sizes differ.
+template <std::floating_point T>
+void ReplaceLayer(ILayer<T>& root, const std::string& path, std::shared_ptr<ILayer<T>> layer) {
+  const std::size_t dot = path.rfind('.');
+  if (dot == std::string::npos) {
+    root.ReplaceChild(path, std::move(layer));
+  } else {
+    FindLayer(root, path.substr(0, dot))->ReplaceChild(path.substr(dot + 1), std::move(layer));
+  }
+}
+
+namespace detail {
+
+/// Where layers stand, unlisted ones included.
+template <std::floating_point T>
+class LayerPlaces {
+ public:
+  /// Adds a layer and all below it. @throws ConfigError naming both paths for one that has a place already.
+  void Add(const std::string& path, const ILayer<T>& layer, bool isShareable = false) {
+    const auto [place, isNew] = places_.try_emplace(&layer, Place{path, isShareable});
+    if (!isNew && isShareable && place->second.isShareable) return;
+    if (!isNew) Fail(path, place->second.path, layer);
+    const std::string prefix = path.empty() ? "" : path + ".";
+    for (const NamedLayer<T>& child : layer.Children()) Add(prefix + child.name, *child.layer);
+    const UnlistedLayer<T> base = layer.Unlisted();
+    if (base.layer) Add(prefix + base.name, *base.layer, base.isShareable);
+  }
+
+  /// The first that has a place here among a layer and all below it but its child `except`, or null.
+  /// @param path  where that is, from the layer on.
+  const ILayer<T>* Find(const ILayer<T>& layer, const std::string& except, bool isShareable,
+                        std::string& path) const {
+    const auto place = places_.find(&layer);
+    if (place != places_.end() && !(isShareable && place->second.isShareable)) return &layer;
+    const auto below = [&](const std::string& name, const ILayer<T>& next, bool nextIsShareable) {
+      const ILayer<T>* const found = Find(next, "", nextIsShareable, path);
+      if (found != nullptr) path = path.empty() ? name : name + "." + path;
+      return found;
+    };
+    for (const NamedLayer<T>& child : layer.Children()) {
+      if (!except.empty() && child.name == except) continue;
+      if (const ILayer<T>* const found = below(child.name, *child.layer, false)) return found;
+    }
+    const UnlistedLayer<T> base = layer.Unlisted();
+    return base.layer ? below(base.name, *base.layer, base.isShareable) : nullptr;
+  }
+
+  [[noreturn]] static void Fail(const std::string& path, const std::string& other, const ILayer<T>& layer) {
+    const auto place = [](const std::string& at) {
+      return at.empty() ? "the network itself" : "'" + at + "'";
+    };
+    throw ConfigError(Message(
+        {"one ", layer.LayerType(), " object is both ", place(other), " and ", place(path),
+         ": its second pass would overwrite what the first keeps; each place needs a layer of its own"}));
+  }
+  const std::string& PathOf(const ILayer<T>& layer) const { return places_.at(&layer).path; }
+
+ private:
+  struct Place {
+    std::string path;
+    bool isShareable;
+  };
+  std::map<const ILayer<T>*, Place> places_;
+};
+
+/// @throws ConfigError if a layer cannot become `parent`'s child of this name, in the place of one that has
+/// it.
+template <std::floating_point T>
+void CheckNewChild(const ILayer<T>& parent, const std::string& name,
+                   const std::shared_ptr<ILayer<T>>& layer) {
+  if (!layer) throw ConfigError(Message({parent.LayerType(), ": layer '", name, "' is null"}));
+  LayerPlaces<T> added;
+  added.Add(name, *layer);
+  std::string path;
+  const ILayer<T>* const twice = added.Find(parent, name, false, path);
+  if (twice != nullptr) added.Fail(added.PathOf(*twice), path, *twice);
+}
+
+/// Which layers of a network train, to be set again after an error.
+template <std::floating_point T>
+class TrainableMarks {
+ public:
+  explicit TrainableMarks(ILayer<T>& root) {
+    Add(root);
+    VisitLayers<T>(root, [&](const std::string&, const std::shared_ptr<ILayer<T>>& layer) {
+      Add(*layer);
+      return true;
+    });
+  }
+
+  void Restore() const {
+    for (const auto& [layer, trains] : marks_) layer->SetTrainable(trains);
+  }
+
+ private:
+  /// A layer's own parameters train or are frozen together. Those below it have marks of their own, later.
+  void Add(ILayer<T>& layer) {
+    Index own = layer.ParameterCount();
+    for (const NamedLayer<T>& child : layer.Children()) own -= child.layer->ParameterCount();
+    marks_.emplace_back(&layer, own > 0);
+  }
+
+  std::vector<std::pair<ILayer<T>*, bool>> marks_;  // parents first
+};
+
+}  // namespace detail
+
+/// Checks that no layer object stands in two places of a network, an adapter's frozen base included: Forward
+/// keeps one pass of each object, and an optimizer would step it twice. AddChild, ReplaceChild and Add refuse
+/// this for what is below them at that time; AdaptLayers, MergeAdapters, ReplaceLayers, the loading of
+/// adapters, optimizers and Trainer check the whole network by this function. Several adapters may have one
+/// frozen DenseLayer as their base.
+/// @throws ConfigError that names both paths.
+template <std::floating_point T>
+void CheckTree(const ILayer<T>& network) {
+  detail::LayerPlaces<T>().Add("", network);
+}
+
+/// Layers and the paths where they are to be put.
+template <std::floating_point T>
+using LayerReplacements = std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>>;
+
+/// Puts layers in the places of those at their paths, then calls `mark`, which may change what trains: all of
+/// it, or nothing. Backward then needs a new Forward.
+/// @throws what ReplaceLayer, CheckTree and `mark` throw; the network then has the layers that it had, and
+/// what trained trains.
+template <std::floating_point T>
+void ReplaceLayers(ILayer<T>& network, const std::type_identity_t<LayerReplacements<T>>& replacements,
+                   const std::function<void()>& mark = {}) {
+  CheckTree(network);
+  const detail::TrainableMarks<T> marks(network);
+  std::vector<std::shared_ptr<ILayer<T>>> replaced;
+  for (const auto& [path, layer] : replacements) replaced.push_back(FindLayer(network, path));
+  std::size_t placed = 0;
+  try {
+    for (; placed < replacements.size(); ++placed) {
+      ReplaceLayer<T>(network, replacements[placed].first, replacements[placed].second);
+    }
+    CheckTree(network);
+    if (mark) mark();
+  } catch (...) {
+    // The one that failed too: a layer may have thrown after it had replaced its child, and may do so again.
+    for (std::size_t i = std::min(placed + 1, replacements.size()); i-- > 0;) {
+      try {
+        const std::string& path = replacements[i].first;
+        if (FindLayer(network, path) != replaced[i]) ReplaceLayer<T>(network, path, replaced[i]);
+      } catch (const std::exception&) {
+      }
+    }
+    marks.Restore();
+    throw;
+  }
+  network.ResetState();
+}
+
+/// Whether a path matches a pattern: a star stands for any text, dots included, a question mark for one
+/// character, and a leading star with a dot also for nothing, so that `*.query` finds `query` at the top too.
+inline bool PathMatches(std::string_view pattern, std::string_view path) {
+  if (pattern.starts_with("*.") && PathMatches(pattern.substr(2), path)) return true;
+  std::size_t p = 0;
+  std::size_t s = 0;
+  std::size_t star = std::string_view::npos;
+  std::size_t resume = 0;
+  while (s < path.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      resume = s;
+    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == path[s])) {
+      ++p;
+      ++s;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      s = ++resume;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+}  // namespace nola
