@@ -376,14 +376,16 @@ class Picky final : public nola::LayerBase<double> {
   }
 
  protected:
-  void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output, Gradients) override {
+  void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output,
+                      const nola::Pass<double>&) override {
     output = input;
   }
   void ComputeBackward(const nola::TensorRef<double>& gradient, Tensor<double>& inputGradient,
                        Gradients) override {
     inputGradient = gradient;
   }
-  void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output) const override {
+  void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output,
+                        const nola::Pass<double>&) const override {
     output = Children()[1].layer->Infer(Children()[0].layer->Infer(input)).array().rowwise() *
              Value(0).row(0).array();
   }
@@ -439,11 +441,13 @@ TEST_CASE("a merge that a layer refuses leaves the adapters where they are") {
     }
 
    protected:
-    void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output, Gradients) override {
+    void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output,
+                        const nola::Pass<double>&) override {
       output = input;
     }
     void ComputeBackward(const nola::TensorRef<double>&, Tensor<double>&, Gradients) override {}
-    void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output) const override {
+    void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output,
+                          const nola::Pass<double>&) const override {
       output = Children()[0].layer->Infer(input);
     }
   };

@@ -24,9 +24,9 @@ class ProbeLayer final : public nola::LayerBase<T> {
 
  protected:
   void ComputeForward(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
-                      nola::Gradients wanted) override {
+                      const nola::Pass<T>& pass) override {
     ++forwards;
-    lastWanted = wanted;
+    lastWanted = pass.wanted;
     output = input;
   }
   void ComputeBackward(const nola::TensorRef<T>& outputGradient, nola::Tensor<T>& inputGradient,
@@ -34,7 +34,8 @@ class ProbeLayer final : public nola::LayerBase<T> {
     ++backwards;
     if (Includes(wanted, nola::Gradients::input)) inputGradient = outputGradient;
   }
-  void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output) const override {
+  void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
+                        const nola::Pass<T>&) const override {
     ++inferences;
     output = input;
   }

@@ -26,9 +26,9 @@ class Scale final : public nola::LayerBase<T> {
 
  protected:
   void ComputeForward(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
-                      nola::Gradients wanted) override {
-    ComputeInference(input, output);
-    if (WeightTrains(wanted)) input_ = input;
+                      const nola::Pass<T>& pass) override {
+    ComputeInference(input, output, pass);
+    if (WeightTrains(pass.wanted)) input_ = input;
   }
 
   void ComputeBackward(const nola::TensorRef<T>& outputGradient, nola::Tensor<T>& inputGradient,
@@ -36,10 +36,11 @@ class Scale final : public nola::LayerBase<T> {
     for (nola::Index row = 0; row < outputGradient.rows() && WeightTrains(wanted); ++row) {
       this->Gradient(kWeight) += outputGradient.row(row).cwiseProduct(input_.row(row));
     }
-    if (Includes(wanted, nola::Gradients::input)) ComputeInference(outputGradient, inputGradient);
+    if (Includes(wanted, nola::Gradients::input)) ComputeInference(outputGradient, inputGradient, {});
   }
 
-  void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output) const override {
+  void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
+                        const nola::Pass<T>&) const override {
     output = input * this->Value(kWeight).row(0).asDiagonal();
   }
 
@@ -73,10 +74,10 @@ class Gated final : public nola::LayerBase<T> {
 
  protected:
   void ComputeForward(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
-                      nola::Gradients wanted) override {
+                      const nola::Pass<T>& pass) override {
     for (const std::size_t child : {kValue, kGate}) {
       // A child with nothing to train runs as Infer, unless the input gradient has to go through it.
-      wanted_[child] = Child(child).SupportsTraining() ? wanted : wanted & nola::Gradients::input;
+      wanted_[child] = Child(child).SupportsTraining() ? pass.wanted : pass.wanted & nola::Gradients::input;
       Child(child).Forward(input, outputs_[child], wanted_[child]);
     }
     output = outputs_[kValue].cwiseProduct(outputs_[kGate]);
@@ -95,7 +96,8 @@ class Gated final : public nola::LayerBase<T> {
     }
   }
 
-  void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output) const override {
+  void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
+                        const nola::Pass<T>&) const override {
     nola::Tensor<T> gate;  // a local: this runs on many threads at once
     Child(kGate).Infer(input, gate);
     Child(kValue).Infer(input, output);

@@ -37,8 +37,8 @@ class FeatureSums final : public nola::LayerBase<T> {
   using Ref = nola::TensorRef<T>;
   using Matrix = nola::Tensor<T>;
 
-  void ComputeForward(const Ref& input, Matrix& output, nola::Gradients wanted) override {
-    Join(Embedding().Forward(input, wanted), Wide().Forward(input, wanted), output);
+  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<float>& pass) override {
+    Join(Embedding().Forward(input, pass.wanted), Wide().Forward(input, pass.wanted), output);
   }
 
   void ComputeBackward(const Ref& outputGradient, Matrix& inputGradient, nola::Gradients wanted) override {
@@ -51,7 +51,7 @@ class FeatureSums final : public nola::LayerBase<T> {
     if (nola::Includes(wanted, nola::Gradients::input)) inputGradient.setZero();  // of indices
   }
 
-  void ComputeInference(const Ref& input, Matrix& output) const override {
+  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<float>&) const override {
     Join(Embedding().Infer(input), Wide().Infer(input), output);
   }
 
@@ -85,8 +85,8 @@ class DeepAndWideLogits final : public nola::LayerBase<T> {
   using Ref = nola::TensorRef<T>;
   using Matrix = nola::Tensor<T>;
 
-  void ComputeForward(const Ref& input, Matrix& output, nola::Gradients wanted) override {
-    Deep().Forward(input.leftCols(Deep().InputSize()), output, wanted);
+  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<float>& pass) override {
+    Deep().Forward(input.leftCols(Deep().InputSize()), output, pass.wanted);
     output += input.rightCols(this->OutputSize());
   }
 
@@ -95,7 +95,7 @@ class DeepAndWideLogits final : public nola::LayerBase<T> {
     if (nola::Includes(wanted, nola::Gradients::input)) inputGradient << deepGradient_, outputGradient;
   }
 
-  void ComputeInference(const Ref& input, Matrix& output) const override {
+  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<float>&) const override {
     Deep().Infer(input.leftCols(Deep().InputSize()), output);
     output += input.rightCols(this->OutputSize());
   }

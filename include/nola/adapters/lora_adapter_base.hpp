@@ -134,9 +134,9 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
   virtual void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
                                          const TensorRef<T>& outputSide, const Tensor<T>& projected) = 0;
 
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) final {
-    if (statelessBase_ == nullptr) BaseLayer()->Forward(input, output, BaseGradients(wanted));
-    AddUpdate(input, projected_, output, Includes(wanted, Gradients::parameters) ? &input_ : nullptr);
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) final {
+    if (statelessBase_ == nullptr) BaseLayer()->Forward(input, output, pass.With(BaseGradients(pass.wanted)));
+    AddUpdate(input, projected_, output, Includes(pass.wanted, Gradients::parameters) ? &input_ : nullptr);
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients wanted) final {
@@ -159,8 +159,8 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const final {
-    if (statelessBase_ == nullptr) BaseLayer()->Infer(input, output);
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const final {
+    if (statelessBase_ == nullptr) BaseLayer()->Infer(input, output, pass);
     const typename Pool::Lease projected(pool_);
     AddUpdate(input, *projected, output, nullptr);
   }

@@ -27,9 +27,9 @@ class ActivationLayer final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<ActivationLayer>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
-    ComputeInference(input, output);
-    if (!Includes(wanted, Gradients::input)) return;
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    ComputeInference(input, output, pass);
+    if (!Includes(pass.wanted, Gradients::input)) return;
     if constexpr (Function::kKeepsInput) {
       kept_ = input;
     } else {
@@ -49,7 +49,7 @@ class ActivationLayer final : public LayerBase<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
     if constexpr (requires { function_.Values(input, output); }) {
       function_.Values(input, output);
     } else {

@@ -100,9 +100,9 @@ class DenseLayer final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<DenseLayer>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
-    ComputeInference(input, output);
-    if (Includes(wanted, Gradients::parameters) && this->IsTrainable(kWeight)) input_ = input;
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    ComputeInference(input, output, pass);
+    if (Includes(pass.wanted, Gradients::parameters) && this->IsTrainable(kWeight)) input_ = input;
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
@@ -118,7 +118,7 @@ class DenseLayer final : public LayerBase<T> {
     if (Includes(wanted, Gradients::input)) ComputeInputGradient(outputGradient, inputGradient);
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
     output.resize(input.rows(), this->OutputSize());
     detail::SetProduct(input, Weights(), output, BiasRow());
   }

@@ -94,9 +94,9 @@ class Embedding final : public LayerBase<T> {
 
  protected:
   /// @throws ShapeError for an index that is no whole number in 0 .. Count()-1.
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
-    ComputeInference(input, output);
-    if (!Includes(wanted, Gradients::parameters) || !this->IsTrainable(kWeight)) return;
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    ComputeInference(input, output, pass);
+    if (!Includes(pass.wanted, Gradients::parameters) || !this->IsTrainable(kWeight)) return;
     indices_.resize(static_cast<std::size_t>(input.rows()));
     for (Index row = 0; row < input.rows(); ++row) {
       indices_[static_cast<std::size_t>(row)] = static_cast<Index>(input(row, 0));
@@ -114,7 +114,7 @@ class Embedding final : public LayerBase<T> {
     if (Includes(wanted, Gradients::input)) inputGradient.setZero();
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
     const T count = static_cast<T>(Count());
     for (Index row = 0; row < input.rows(); ++row) {
       const T index = input(row, 0);

@@ -33,10 +33,10 @@ class LayerNorm final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<LayerNorm>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
-    const bool weightTrains = Includes(wanted, Gradients::parameters) && this->IsTrainable(kWeight);
-    if (!weightTrains && !Includes(wanted, Gradients::input)) {
-      ComputeInference(input, output);
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    const bool weightTrains = Includes(pass.wanted, Gradients::parameters) && this->IsTrainable(kWeight);
+    if (!weightTrains && !Includes(pass.wanted, Gradients::input)) {
+      ComputeInference(input, output, pass);
       return;
     }
     normalized_.resize(input.rows(), input.cols());
@@ -76,7 +76,7 @@ class LayerNorm final : public LayerBase<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
     output.resize(input.rows(), input.cols());
     Row work = WorkRow(0);
     for (Index row = 0; row < input.rows(); ++row) {

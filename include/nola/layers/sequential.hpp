@@ -60,21 +60,21 @@ class Sequential final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Sequential>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
     const auto layers = this->Children();
     between_.resize(widths_.size());
     wanted_.resize(layers.size());
-    bool inputWanted = Includes(wanted, Gradients::input);
+    bool inputWanted = Includes(pass.wanted, Gradients::input);
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      const bool trains = Includes(wanted, Gradients::parameters) && layers[i].layer->SupportsTraining();
+      const bool trains = Includes(pass.wanted, Gradients::parameters) && layers[i].layer->SupportsTraining();
       wanted_[i] = (trains ? Gradients::parameters : Gradients::none) |
                    (inputWanted ? Gradients::input : Gradients::none);
       inputWanted = inputWanted || trains;
       Tensor<T>& target = i + 1 == layers.size() ? output : between_[buffers_[i]];
       if (i == 0) {
-        layers[i].layer->Forward(input, target, wanted_[i]);
+        layers[i].layer->Forward(input, target, pass.With(wanted_[i]));
       } else {
-        layers[i].layer->Forward(between_[buffers_[i - 1]], target, wanted_[i]);
+        layers[i].layer->Forward(between_[buffers_[i - 1]], target, pass.With(wanted_[i]));
       }
     }
     if (layers.empty()) output = input;
@@ -100,7 +100,7 @@ class Sequential final : public LayerBase<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
     const auto layers = this->Children();
     if (layers.empty()) {
       output = input;
@@ -111,9 +111,9 @@ class Sequential final : public LayerBase<T> {
     for (std::size_t i = 0; i < layers.size(); ++i) {
       Tensor<T>& target = i + 1 == layers.size() ? output : (*between)[buffers_[i]];
       if (i == 0) {
-        layers[i].layer->Infer(input, target);
+        layers[i].layer->Infer(input, target, pass);
       } else {
-        layers[i].layer->Infer((*between)[buffers_[i - 1]], target);
+        layers[i].layer->Infer((*between)[buffers_[i - 1]], target, pass);
       }
     }
   }

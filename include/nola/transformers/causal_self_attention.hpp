@@ -111,14 +111,15 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<CausalSelfAttention>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
     const Index tokens = Tokens(input.rows());
     bool gatheredNeeded = false;
     for (const std::size_t child : {kQuery, kKey, kValue}) {
-      wanted_[child] = detail::WantedOfChild(Layer(child), wanted, Includes(wanted, Gradients::input));
+      wanted_[child] =
+          detail::WantedOfChild(Layer(child), pass.wanted, Includes(pass.wanted, Gradients::input));
       gatheredNeeded = gatheredNeeded || wanted_[child] != Gradients::none;
     }
-    wanted_[kOutput] = detail::WantedOfChild(Layer(kOutput), wanted, gatheredNeeded);
+    wanted_[kOutput] = detail::WantedOfChild(Layer(kOutput), pass.wanted, gatheredNeeded);
     Layer(kQuery).Forward(input, kept_.query, wanted_[kQuery]);
     Layer(kKey).Forward(input, kept_.key, wanted_[kKey]);
     Layer(kValue).Forward(input, kept_.value, wanted_[kValue]);
@@ -159,7 +160,7 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
     const Index tokens = Tokens(input.rows());
     const typename Pool::Lease scratch(pool_);
     InferChild(kQuery, input, scratch->query);

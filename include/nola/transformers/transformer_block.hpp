@@ -95,13 +95,13 @@ class TransformerBlock final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TransformerBlock>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
     if (recomputes_) {
-      ComputeInference(input, output);
+      ComputeInference(input, output, pass);
       ReleaseScratch();  // or every block would hold on to what its layers used until its turn to go back
       kept_ = input;
     } else {
-      ForwardChildren(input, output, wanted);
+      ForwardChildren(input, output, pass.wanted);
     }
   }
 
@@ -118,7 +118,7 @@ class TransformerBlock final : public LayerBase<T> {
     ReleaseScratch();
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
     InferWith(input, output, [&](const Tensor<T>& normed, Tensor<T>& gathered) {
       std::as_const(*this->Children()[kAttention].layer).Infer(normed, gathered);
     });

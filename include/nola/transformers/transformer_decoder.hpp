@@ -165,9 +165,9 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TransformerDecoder>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
     FillPositions(positions_, 0, input.rows(), Tokens(input.rows()));
-    const Gradients own = wanted & Gradients::parameters;
+    const Gradients own = pass.wanted & Gradients::parameters;
     bool needed = false;
     for (std::size_t child = 0; child < this->Children().size(); ++child) {
       wanted_[child] = detail::WantedOfChild(Layer(child), own, needed && child != kPosition);
@@ -206,7 +206,7 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
     const typename Pool::Lease scratch(pool_);
     FillPositions(scratch->positions, 0, input.rows(), Tokens(input.rows()));
     Child(kToken).Infer(input, scratch->stream[0]);

@@ -12,21 +12,10 @@
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
 #include "nola/layers/contract/parameter.hpp"
+#include "nola/layers/contract/pass.hpp"
 #include "nola/layers/contract/weight_loading.hpp"
 
 namespace nola {
-
-/// Which gradients a backward pass is to compute. Said at Forward, so that nothing is kept in vain.
-enum class Gradients : unsigned { none = 0, input = 1, parameters = 2, all = 3 };
-
-constexpr Gradients operator&(Gradients left, Gradients right) {
-  return static_cast<Gradients>(static_cast<unsigned>(left) & static_cast<unsigned>(right));
-}
-constexpr Gradients operator|(Gradients left, Gradients right) {
-  return static_cast<Gradients>(static_cast<unsigned>(left) | static_cast<unsigned>(right));
-}
-/// Whether `wanted` includes all of `part`.
-constexpr bool Includes(Gradients wanted, Gradients part) { return (wanted & part) == part; }
 
 template <std::floating_point T>
 class ILayer;
@@ -62,25 +51,25 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// The class's name, without its scalar type: "DenseLayer".
   virtual std::string LayerType() const = 0;
 
-  /// Training pass: the output, keeping what Backward needs for the gradients `wanted`. In evaluation mode it
-  /// keeps nothing. A batch of no rows is a batch.
+  /// Training pass: the output, keeping what Backward needs for the gradients that the pass wants. In
+  /// evaluation mode it keeps nothing. A batch of no rows is a batch.
   /// @throws ShapeError if the input's width is not InputSize().
-  Tensor<T> Forward(const TensorRef<T>& input, Gradients wanted = Gradients::all) {
+  Tensor<T> Forward(const TensorRef<T>& input, const Pass<T>& pass = {}) {
     Tensor<T> output;
-    Forward(input, output, wanted);
+    Forward(input, output, pass);
     return output;
   }
   /// The same into the caller's matrix, which is resized: allocates nothing once the sizes are warm.
-  void Forward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted = Gradients::all) {
+  void Forward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass = {}) {
     CheckInput(input, output);
     forwardRows_ = -1;
-    if (!training_ || wanted == Gradients::none) {
-      ComputeInference(input, output);
+    if (!training_ || pass.wanted == Gradients::none) {
+      ComputeInference(input, output, pass);
       return;
     }
     DecideTraining();
-    ComputeForward(input, output, wanted);
-    wanted_ = wanted;
+    ComputeForward(input, output, pass);
+    wanted_ = pass.wanted;
     forwardRows_ = input.rows();
   }
 
@@ -112,14 +101,14 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
 
   /// The output alone: keeps nothing, changes nothing, safe from many threads at once.
   /// @throws ShapeError if the input's width is not InputSize().
-  Tensor<T> Infer(const TensorRef<T>& input) const {
+  Tensor<T> Infer(const TensorRef<T>& input, const Pass<T>& pass = {}) const {
     Tensor<T> output;
-    Infer(input, output);
+    Infer(input, output, pass);
     return output;
   }
-  void Infer(const TensorRef<T>& input, Tensor<T>& output) const {
+  void Infer(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass = {}) const {
     CheckInput(input, output);
-    ComputeInference(input, output);
+    ComputeInference(input, output, pass);
   }
 
   /// The list that everything else about parameters follows from: children first, in
@@ -197,12 +186,12 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   ILayer(const ILayer&) = default;
 
   /// Computes the output (to be resized) and keeps what the wanted gradients, not none, need.
-  virtual void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) = 0;
+  virtual void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) = 0;
   /// Adds to the parameter gradients if wanted; writes the input gradient, already sized, if wanted.
   virtual void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                                Gradients wanted) = 0;
   /// Computes the output (to be resized).
-  virtual void ComputeInference(const TensorRef<T>& input, Tensor<T>& output) const = 0;
+  virtual void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const = 0;
   /// Releases what ComputeForward kept.
   virtual void ForgetForward() = 0;
   /// Called before ComputeForward: what trains now is what Backward gives gradients to.
