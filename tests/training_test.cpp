@@ -370,6 +370,7 @@ TEMPLATE_TEST_CASE("clipping scales all gradients to the norm, and leaves smalle
                    double) {
   using T = TestType;
   DenseLayer<T> layer(2, 1);
+  for (const auto& parameter : layer.Parameters()) parameter.slot->ReserveGradient();
   auto parameters = layer.Parameters();
   parameters[0].gradient << T(3), T(0);
   parameters[1].gradient << T(4);
@@ -646,7 +647,7 @@ TEMPLATE_TEST_CASE("a row whose logits say nothing counts as wrong", "", float, 
   REQUIRE(accuracy({0, 0}, 0) == 1);          // of equals the first
 
   DenseLayer<T> diverged(4, 3);
-  diverged.ParameterValues()[0].value(0, 0) = nan;
+  diverged.Parameters()[0].value(0, 0) = nan;
   REQUIRE(nola::EvaluateAccuracy(diverged, RandomTensor<T>(10, 4, 30), Labels(10, 0)) == 0);
 }
 

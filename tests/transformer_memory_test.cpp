@@ -98,7 +98,7 @@ TEST_CASE("building a decoder takes the memory of its weights, and writing them 
     CAPTURE(peak, weights);
     REQUIRE(peak <= weights + weights / 10);
     const std::int64_t kept = test::BytesKeptBy([&] {
-      for (auto& parameter : decoder->ParameterValues()) parameter.value.setConstant(0.5F);
+      for (auto& parameter : decoder->Parameters()) parameter.value.setConstant(0.5F);
       decoder->ParametersChanged();
       decoder->SetTrainable(false);
       decoder->Parameters();

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,7 +18,12 @@
 
 namespace nola {
 
-enum class AdapterKind { nola, lora };
+/// Which NOLA adapters of a network train one vector of coefficients (a pair: of A and of B) together.
+enum class CoefficientSharing {
+  none,     ///< each has its own
+  byShape,  ///< those of one input and output size
+  all
+};
 
 /// Which layers of a network to adapt, and how. LoRA reads rank, alpha and seed alone.
 struct AdapterConfig {
@@ -35,6 +42,8 @@ struct AdapterConfig {
   std::uint32_t stream =
       0;  ///< of the first adapter; the next ones count up, so that no two share their bases
   BasisDistribution distribution = kDefaultDistribution;
+  /// The network lists a shared vector, `nola_coefficients_a` or `nola_coefficients_a_768x3072`, once.
+  CoefficientSharing share = CoefficientSharing::none;
 };
 
 /// Makes an adapter for the layer at a path; `index` counts the adapted layers from 0.
@@ -51,38 +60,31 @@ inline bool MatchesAny(const std::vector<std::string>& patterns, const std::stri
 
 }  // namespace detail
 
-/// Puts an adapter around every dense layer of a network whose path matches one of the patterns, and freezes
-/// the rest but for the layers in trainableModules and below them, which are not adapted. Layers that are
-/// adapters already stay as they are. All adapters are made before the first one is put in, and all are put
-/// in or none: after an error, a layer's refusal to have its child replaced included, the network is as it
-/// was.
-/// @param factory  see AdapterFactory. @return the paths adapted, in order.
-/// @throws ConfigError if a pattern matches no layer, if the network itself is a dense layer or an adapter,
-/// or if a layer object stands in two places (see CheckTree); ShapeError if the factory makes an adapter of
-/// other sizes, and what the factory throws.
+namespace detail {
+
+/// AdaptLayers with vectors that the adapters share.
 template <std::floating_point T>
-std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::string>& targetModules,
-                                     const std::type_identity_t<AdapterFactory<T>>& factory,
-                                     const std::vector<std::string>& trainableModules = {}) {
-  detail::RequirePlaces("AdaptLayers", network);
+std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<std::string>& targetModules,
+                                         const std::type_identity_t<AdapterFactory<T>>& factory,
+                                         const std::vector<std::string>& trainableModules,
+                                         const std::function<SlotsByName<T>()>& shared) {
+  RequirePlaces("AdaptLayers", network);
   CheckTree(network);
   LayerReplacements<T> dense;
   LayerReplacements<T> trainable;
-  LayerReplacements<T> targets;                     // dense, or an adapter already
-  std::vector<detail::TrainableMarks<T>> unmarked;  // what freezing the rest must leave as it is
+  LayerReplacements<T> targets;  // dense, or an adapter already
   const auto trainsAsItIs = [&](const std::string& path) {
     return std::any_of(trainable.begin(), trainable.end(), [&](const auto& entry) {
       return path == entry.first || path.starts_with(entry.first + ".");
     });
   };
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
-    if (dynamic_cast<const ILoRAAdapter<T>*>(layer.get()) != nullptr) {
-      unmarked.emplace_back(*layer);
+    if (layer->AsAdapter() != nullptr) {
       targets.emplace_back(path, layer);
       return false;
     }
-    if (detail::MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
-    if (dynamic_cast<const DenseLayer<T>*>(layer.get()) != nullptr && !trainsAsItIs(path)) {
+    if (MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
+    if (layer->AsLinear() != nullptr && !trainsAsItIs(path)) {
       dense.emplace_back(path, layer);
       targets.emplace_back(path, layer);
     }
@@ -103,29 +105,88 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
   std::vector<std::string> paths;
   LayerReplacements<T> adapters;
   for (const auto& [path, layer] : dense) {
-    if (!detail::MatchesAny(targetModules, path)) continue;
+    if (!MatchesAny(targetModules, path)) continue;
     std::shared_ptr<ILayer<T>> adapter = factory(path, layer, static_cast<Index>(paths.size()));
     if (!adapter) throw ConfigError("AdaptLayers: the factory made no adapter for '" + path + "'");
     if (adapter->InputSize() != layer->InputSize() || adapter->OutputSize() != layer->OutputSize()) {
       throw ShapeError("AdaptLayers: the factory's adapter for '" + path +
                        "' has other sizes than the layer");
     }
-    unmarked.emplace_back(*adapter);
     adapters.emplace_back(path, std::move(adapter));
     paths.push_back(path);
   }
-  ReplaceLayers(network, adapters, [&] {  // frozen bases are no longer listed: freezing does not mark them
-    network.SetTrainable(false);
-    for (const detail::TrainableMarks<T>& marks : unmarked) marks.Restore();
-    for (const auto& entry : trainable) entry.second->SetTrainable(true);
-  });
+  std::vector<std::shared_ptr<ILayer<T>>> training;
+  for (const auto& entry : trainable) training.push_back(entry.second);
+  PlaceAdapters(network, adapters, training, shared());
   return paths;
 }
 
+}  // namespace detail
+
+/// Puts an adapter around every dense layer of a network whose path matches one of the patterns, and freezes
+/// the rest but for the layers in trainableModules and below them, which are not adapted. Layers that are
+/// adapters already stay as they are. All adapters are made before the first one is put in, and all are put
+/// in or none: after an error, a layer's refusal to have its child replaced included, the network is as it
+/// was.
+/// @param factory  see AdapterFactory. @return the paths adapted, in order.
+/// @throws ConfigError if a pattern matches no layer, if the network itself is a dense layer or an adapter,
+/// or if a layer object stands in two places (see CheckTree); ShapeError if the factory makes an adapter of
+/// other sizes, and what the factory throws.
+template <std::floating_point T>
+std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::string>& targetModules,
+                                     const std::type_identity_t<AdapterFactory<T>>& factory,
+                                     const std::vector<std::string>& trainableModules = {}) {
+  return detail::AdaptLayersWith<T>(network, targetModules, factory, trainableModules,
+                                    [] { return detail::SlotsByName<T>(); });
+}
+
+namespace detail {
+
+/// The vectors that the adapters of one AdaptLayers share.
+template <std::floating_point T>
+class SharedCoefficients {
+ public:
+  using Pair = std::array<std::shared_ptr<ParameterSlot<T>>, 2>;
+
+  explicit SharedCoefficients(const AdapterConfig& config) : config_(config) {
+    if (config.share != CoefficientSharing::none && config.kind == AdapterKind::lora) {
+      throw ConfigError("AdaptLayers: LoRA adapters have no coefficients to share");
+    }
+  }
+
+  const Pair& For(const ILayer<T>& layer) {
+    const bool byShape = config_.share == CoefficientSharing::byShape;
+    const std::string suffix = byShape ? Message({"_", layer.InputSize(), "x", layer.OutputSize()}) : "";
+    const auto [place, isNew] = pairs_.try_emplace(suffix);
+    if (isNew) {
+      place->second = {std::make_shared<ParameterSlot<T>>(Tensor<T>::Zero(1, config_.numBasisA)),
+                       std::make_shared<ParameterSlot<T>>(Tensor<T>::Zero(1, config_.numBasisB))};
+    }
+    return place->second;
+  }
+
+  SlotsByName<T> Slots() const {
+    SlotsByName<T> slots;
+    for (const auto& [suffix, pair] : pairs_) {
+      slots.emplace("nola_coefficients_a" + suffix, pair[0]);
+      slots.emplace("nola_coefficients_b" + suffix, pair[1]);
+    }
+    return slots;
+  }
+
+ private:
+  const AdapterConfig& config_;
+  std::map<std::string, Pair> pairs_;
+};
+
+}  // namespace detail
+
 /// The same with adapters made from a configuration.
-/// @throws ConfigError as the adapters' constructors do.
+/// @throws ConfigError as the adapters' constructors do, and for coefficients to share if the network has
+/// shared ones already.
 template <std::floating_point T>
 std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& config) {
+  detail::SharedCoefficients<T> shared(config);
   const auto factory = [&](const std::string&, std::shared_ptr<ILayer<T>> layer,
                            Index index) -> std::shared_ptr<ILoRAAdapter<T>> {
     const Index most = std::min(layer->InputSize(), layer->OutputSize());
@@ -134,17 +195,22 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& co
       return std::make_shared<LoRAAdapter<T>>(std::move(layer), rank, config.alpha,
                                               config.seed + static_cast<std::uint64_t>(index));
     }
-    return std::make_shared<NOLAAdapter<T>>(
-        std::move(layer), NOLAOptions{.rank = rank,
-                                      .numBasisA = config.numBasisA,
-                                      .numBasisB = config.numBasisB,
-                                      .alpha = config.alpha,
-                                      .seed = config.seed,
-                                      .stream = config.stream + static_cast<std::uint32_t>(index),
-                                      .distribution = config.distribution,
-                                      .freezeBaseLayer = true});
+    const NOLAOptions options{.rank = rank,
+                              .numBasisA = config.numBasisA,
+                              .numBasisB = config.numBasisB,
+                              .alpha = config.alpha,
+                              .seed = config.seed,
+                              .stream = config.stream + static_cast<std::uint32_t>(index),
+                              .distribution = config.distribution,
+                              .freezeBaseLayer = true};
+    if (config.share == CoefficientSharing::none) {
+      return std::make_shared<NOLAAdapter<T>>(std::move(layer), options);
+    }
+    const auto coefficients = shared.For(*layer);
+    return std::make_shared<NOLAAdapter<T>>(std::move(layer), options, coefficients);
   };
-  return AdaptLayers<T>(network, config.targetModules, factory, config.trainableModules);
+  return detail::AdaptLayersWith<T>(network, config.targetModules, factory, config.trainableModules,
+                                    [&] { return shared.Slots(); });
 }
 
 /// Puts the merged dense layer in the place of every adapter, and makes the whole network trainable again.
@@ -158,13 +224,14 @@ std::vector<std::string> MergeAdapters(ILayer<T>& network) {
   std::vector<std::string> paths;
   LayerReplacements<T> merged;
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
-    const auto* adapter = dynamic_cast<const ILoRAAdapter<T>*>(layer.get());
+    const ILoRAAdapter<T>* const adapter = layer->AsAdapter();
     if (adapter == nullptr) return true;
     merged.emplace_back(path, adapter->MergeToOriginalLayer());
     paths.push_back(path);
     return false;
   });
   ReplaceLayers(network, merged, [&] { network.SetTrainable(true); });
+  detail::DisownUnused(network);
   return paths;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,7 +27,7 @@ template <std::floating_point T>
 std::vector<PlacedAdapter<T>> FindAdapters(const ILayer<T>& network) {
   std::vector<PlacedAdapter<T>> adapters;
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
-    const auto* adapter = dynamic_cast<const ILoRAAdapter<T>*>(layer.get());
+    const ILoRAAdapter<T>* const adapter = layer->AsAdapter();
     if (adapter != nullptr) adapters.push_back({path, layer, adapter});
     return adapter == nullptr;
   });
@@ -38,19 +39,18 @@ namespace detail {
 /// @throws ConfigError for a network that is an adapter: it has no path to be found and saved by.
 template <std::floating_point T>
 void RequireNoAdapter(const char* function, const ILayer<T>& network) {
-  if (dynamic_cast<const ILoRAAdapter<T>*>(&network) == nullptr) return;
+  if (network.AsAdapter() == nullptr) return;
   throw ConfigError(Message({function, ": the network itself is a ", network.LayerType(),
                              ", which no path leads to; put it into a Sequential"}));
 }
 
-/// @throws ConfigError also for one that is a dense layer: an adapter needs a place to be put into.
+/// @throws ConfigError also for one that is a linear layer: an adapter needs a place to be put into.
 template <std::floating_point T>
 void RequirePlaces(const char* function, const ILayer<T>& network) {
   RequireNoAdapter(function, network);
-  if (dynamic_cast<const DenseLayer<T>*>(&network) == nullptr) return;
-  throw ConfigError(Message({function,
-                             ": the network itself is a DenseLayer, in whose place no adapter can "
-                             "be put; put it into a Sequential"}));
+  if (network.AsLinear() == nullptr) return;
+  throw ConfigError(Message({function, ": the network itself is a ", network.LayerType(),
+                             ", in whose place no adapter can be put; put it into a Sequential"}));
 }
 
 /// The layers of a network by path, not looking inside of adapters.
@@ -61,7 +61,7 @@ std::map<std::string, std::shared_ptr<ILayer<T>>> LayersByPath(const ILayer<T>& 
   std::map<std::string, std::shared_ptr<ILayer<T>>> layers;
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     layers.emplace(path, layer);
-    return dynamic_cast<const ILoRAAdapter<T>*>(layer.get()) == nullptr;
+    return layer->AsAdapter() == nullptr;
   });
   return layers;
 }
@@ -69,28 +69,123 @@ std::map<std::string, std::shared_ptr<ILayer<T>>> LayersByPath(const ILayer<T>& 
 /// What an adapter for this place is put around: the layer, or the base of the adapter that is there already.
 template <std::floating_point T>
 std::shared_ptr<ILayer<T>> LayerToAdapt(const std::shared_ptr<ILayer<T>>& layer) {
-  const auto* adapter = dynamic_cast<const ILoRAAdapter<T>*>(layer.get());
+  const ILoRAAdapter<T>* const adapter = layer->AsAdapter();
   return adapter == nullptr ? layer : adapter->BaseLayer();
 }
 
-/// Puts the adapters in, by path, and freezes everything else but `trainable` and adapters that stay.
-/// @throws what ReplaceLayers throws; the network is then as it was.
+/// Slots by the name that a network lists them under, paths included.
+template <std::floating_point T>
+using SlotsByName = std::map<std::string, std::shared_ptr<ParameterSlot<T>>>;
+
+/// The parameters that the factors of a network's adapters come from.
+template <std::floating_point T>
+std::set<const ParameterSlot<T>*> FactorSlots(const ILayer<T>& network) {
+  std::set<const ParameterSlot<T>*> slots;
+  for (const PlacedAdapter<T>& placed : FindAdapters(network)) {
+    for (const auto& slot : placed.adapter->FactorParameters()) slots.insert(slot.get());
+  }
+  return slots;
+}
+
+template <std::floating_point T, class Visit>
+void VisitBaseWeights(const ILayer<T>& layer, const std::set<const ParameterSlot<T>*>& factors,
+                      const Visit& visit, const std::string& prefix, bool isBase) {
+  const bool isAdapter = layer.AsAdapter() != nullptr && !isBase;  // the base of an adapter is what it is
+  for (const NamedLayer<T>& child : layer.Children()) {
+    VisitBaseWeights(*child.layer, factors, visit, isAdapter ? prefix : prefix + child.name + ".",
+                     isBase || isAdapter);
+  }
+  if (isAdapter) return;
+  for (const NamedSlot<T>& own : layer.OwnParameters()) {
+    if (factors.contains(own.slot.get())) continue;  // that adapters below share
+    visit(prefix + own.name, layer, static_cast<const ParameterSlot<T>*>(own.slot.get()));
+  }
+  const bool isStoredElsewhere =
+      layer.AsLinear() != nullptr && layer.AsAdapter() == nullptr && layer.OwnParameters().empty();
+  if (isStoredElsewhere) visit(prefix + "weight", layer, static_cast<const ParameterSlot<T>*>(nullptr));
+}
+
+/// Calls visit(name, layer, slot) for every weight of a network as it is without its adapters: what an
+/// adapter's base holds is named as if the base stood in the adapter's place, and what is the adapter's own
+/// is left out. `slot` is null for the weight of a linear layer that lists none.
+template <std::floating_point T, class Visit>
+void VisitBaseWeights(const ILayer<T>& network, const Visit& visit) {
+  VisitBaseWeights(network, FactorSlots(network), visit, "", false);
+}
+
+/// Lists a slot in the layer that its name leads to.
+template <std::floating_point T>
+void Adopt(ILayer<T>& network, const std::string& name, const std::shared_ptr<ParameterSlot<T>>& slot) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string::npos) {
+    network.AdoptParameter(name, slot);
+  } else {
+    FindLayer(network, name.substr(0, dot))->AdoptParameter(name.substr(dot + 1), slot);
+  }
+}
+
+/// Takes vectors of coefficients off the lists that no adapter uses any more. @return those.
+template <std::floating_point T>
+SlotsByName<T> DisownUnused(ILayer<T>& network) {
+  const std::set<const ParameterSlot<T>*> used = FactorSlots(network);
+  SlotsByName<T> unused;
+  const auto disown = [&](ILayer<T>& layer, const std::string& prefix) {
+    const auto listed = layer.OwnParameters();
+    for (const NamedSlot<T>& own : std::vector<NamedSlot<T>>(listed.begin(), listed.end())) {
+      if (!used.contains(own.slot.get()) && layer.DisownParameter(own.name)) {
+        unused.emplace(prefix + own.name, own.slot);
+      }
+    }
+  };
+  disown(network, "");
+  VisitLayers<T>(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
+    disown(*layer, path + ".");
+    return true;
+  });
+  return unused;
+}
+
+/// Lists these vectors of coefficients, and no others that no adapter uses: all, or nothing changes.
+template <std::floating_point T>
+void ListShared(ILayer<T>& network, const SlotsByName<T>& shared) {
+  const SlotsByName<T> before = DisownUnused(network);
+  try {
+    for (const auto& [name, slot] : shared) Adopt(network, name, slot);
+  } catch (...) {
+    DisownUnused(network);
+    for (const auto& [name, slot] : before) Adopt(network, name, slot);
+    throw;
+  }
+}
+
+/// Puts the adapters in, by path, and freezes everything else but `training` and adapters that stay: those,
+/// and the new ones, train or not as they did.
+/// @param shared  coefficients that the new adapters share, to be listed.
+/// @throws what ReplaceLayers throws, and ConfigError if a name of `shared` is taken; the network is then as
+/// it was.
 template <std::floating_point T>
 void PlaceAdapters(ILayer<T>& network, const LayerReplacements<T>& adapters,
-                   const std::vector<std::shared_ptr<ILayer<T>>>& trainable = {}) {
-  if (adapters.empty() && trainable.empty()) return;
-  std::vector<std::shared_ptr<ILayer<T>>> training = trainable;
-  const auto addIfItTrains = [&](const std::shared_ptr<ILayer<T>>& adapter) {
-    if (adapter->SupportsTraining()) training.push_back(adapter);
+                   const std::vector<std::shared_ptr<ILayer<T>>>& training = {},
+                   const SlotsByName<T>& shared = {}) {
+  if (adapters.empty() && training.empty()) return;
+  std::vector<std::pair<std::shared_ptr<ParameterSlot<T>>, bool>> marks;
+  const auto keepMarks = [&](const ILayer<T>& adapter) {
+    for (const NamedSlot<T>& listed : ListSlots(adapter)) {
+      marks.emplace_back(listed.slot, listed.slot->trainable);
+    }
+    for (const auto& slot : adapter.AsAdapter()->FactorParameters())
+      marks.emplace_back(slot, slot->trainable);
   };
   for (const PlacedAdapter<T>& present : FindAdapters(network)) {
     const bool stays = std::none_of(adapters.begin(), adapters.end(),
                                     [&](const auto& entry) { return entry.first == present.path; });
-    if (stays) addIfItTrains(present.layer);
+    if (stays) keepMarks(*present.layer);
   }
-  for (const auto& [path, adapter] : adapters) addIfItTrains(adapter);
-  ReplaceLayers(network, adapters, [&] {  // frozen bases are no longer listed: freezing does not mark them
+  for (const auto& [path, adapter] : adapters) keepMarks(*adapter);
+  ReplaceLayers(network, adapters, [&] {
+    ListShared(network, shared);
     network.SetTrainable(false);
+    for (const auto& [slot, trained] : marks) slot->SetTrainable(trained);
     for (const std::shared_ptr<ILayer<T>>& layer : training) layer->SetTrainable(true);
   });
 }

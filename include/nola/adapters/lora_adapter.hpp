@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -51,6 +52,13 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
   }
 
   std::string LayerType() const override { return "LoRAAdapter"; }
+  std::optional<AdapterDescription> Describe() const override {
+    return AdapterDescription{.kind = AdapterKind::lora,
+                              .inputSize = this->InputSize(),
+                              .outputSize = this->OutputSize(),
+                              .rank = this->Rank(),
+                              .alpha = static_cast<double>(this->Alpha())};
+  }
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<LoRAAdapter>(*this); }
 
  protected:

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "nola/adapters/adapter_description.hpp"
 #include "nola/core/scratch_pool.hpp"
 #include "nola/kernels/matrix_product.hpp"
 #include "nola/layers/contract/layer_base.hpp"
@@ -35,55 +38,77 @@ class ILoRAAdapter : public virtual ILayer<T> {
   /// The factors of this moment as a LoRAAdapter on the same base layer, which is shared, not copied.
   virtual std::shared_ptr<LoRAAdapter<T>> LoRALayer() const = 0;
   /// A new layer x (W + scaling A B) + b that shares no memory with the base, which stays as it is.
-  /// @throws UnsupportedError if the base layer has no dense weight.
+  /// @throws UnsupportedError if the base is no linear layer.
   virtual std::shared_ptr<DenseLayer<T>> MergeToOriginalLayer() const = 0;
+  /// What the adapter is, for files; nothing for a kind that files do not know.
+  virtual std::optional<AdapterDescription> Describe() const { return std::nullopt; }
+  /// The parameters that A and B come from, in this order. Several adapters may share them.
+  virtual std::array<std::shared_ptr<ParameterSlot<T>>, 2> FactorParameters() const = 0;
 };
 
 /// Forward, backward, inference and merge of every adapter. A derived class says how A and B come to be and
 /// where their gradients go.
 ///
-/// Freezing is the adapter's: it never marks the base. A frozen DenseLayer keeps no state, so adapters may
-/// share it while they train; a base of another kind keeps what its own Backward needs, and one adapter at a
-/// time may train on it. A base that trains is the child `base_layer`, and its parameters come first.
+/// The base is the child `base_layer`. If it is frozen it is so by its edge: the adapter never marks it. A
+/// frozen linear base keeps no state, so adapters may share it while they train; a base of another kind keeps
+/// what its own Backward needs, and one adapter at a time may train on it. The parameters of a base that
+/// trains come first. An adapter of a linear layer is a linear layer itself.
 template <std::floating_point T>
-class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
+class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILinearLayer<T> {
  public:
-  std::shared_ptr<ILayer<T>> BaseLayer() const final {
-    return frozenBase_ ? frozenBase_ : this->Children()[0].layer;
-  }
-  bool IsBaseLayerFrozen() const final { return frozenBase_ != nullptr; }
-  /// The base if it is frozen, which others may have too if it is a DenseLayer.
-  UnlistedLayer<T> Unlisted() const final { return {"base_layer", frozenBase_, statelessBase_ != nullptr}; }
+  std::shared_ptr<ILayer<T>> BaseLayer() const final { return Base().layer; }
+  bool IsBaseLayerFrozen() const final { return Base().isFrozen; }
   Index Rank() const final { return rank_; }
   T Alpha() const final { return alpha_; }
+  std::array<std::shared_ptr<ParameterSlot<T>>, 2> FactorParameters() const final {
+    return {this->Slot(0), this->Slot(1)};
+  }
   T Scaling() const final { return alpha_ / static_cast<T>(rank_); }
   Tensor<T> GetMatrixA() const final { return FactorA(); }
   Tensor<T> GetMatrixB() const final { return FactorB().transpose(); }
   std::shared_ptr<LoRAAdapter<T>> LoRALayer() const final;
 
+  const ILoRAAdapter<T>* AsAdapter() const final { return this; }
+  const ILinearLayer<T>* AsLinear() const final { return linearBase_ != nullptr ? this : nullptr; }
+
   std::shared_ptr<DenseLayer<T>> MergeToOriginalLayer() const final {
-    Tensor<T> weight;
-    Tensor<T> bias;
-    const std::shared_ptr<ILayer<T>> base = BaseLayer();
-    if (const auto* dense = dynamic_cast<const DenseLayer<T>*>(base.get())) {
-      weight = dense->Weights();
-      if (dense->HasBias()) bias = dense->Biases();
-    } else if (const auto* adapter = dynamic_cast<const ILoRAAdapter<T>*>(base.get())) {
-      const std::shared_ptr<DenseLayer<T>> merged = adapter->MergeToOriginalLayer();
-      weight = merged->Weights();
-      if (merged->HasBias()) bias = merged->Biases();
-    } else {
-      throw UnsupportedError(this->LayerType() + ": cannot merge into a " + base->LayerType() +
+    if (linearBase_ == nullptr) {
+      throw UnsupportedError(this->LayerType() + ": cannot merge into a " + BaseLayer()->LayerType() +
                              ", which has no dense weight; a DenseLayer has one");
     }
-    const FactorMatrix<T> scaledA = Scaling() * FactorA();
-    detail::AddProduct(scaledA, FactorB().transpose(), weight);
+    Tensor<T> weight(this->InputSize(), this->OutputSize());
+    ReadRows(0, weight);
+    Tensor<T> bias;
+    if (BiasRow() != nullptr) bias = Eigen::Map<const Tensor<T>>(BiasRow(), 1, this->OutputSize());
     return std::make_shared<DenseLayer<T>>(std::move(weight), std::move(bias));
   }
 
+  // As a linear layer, whose weight W + scaling A B is never formed as a whole. For a linear base alone.
+  void AddProduct(const TensorRef<T>& input, Tensor<T>& output) const final {
+    const typename Pool::Lease projected(pool_);
+    Project(input, *projected);
+    detail::AddProduct(*projected, FactorB().transpose(), output);
+    linearBase_->AddProduct(input, output);
+  }
+  void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const final {
+    const typename Pool::Lease projected(pool_);
+    projected->resize(outputGradient.rows(), rank_);
+    detail::SetProduct(outputGradient, FactorB(), *projected);
+    *projected *= Scaling();
+    detail::AddProduct(*projected, FactorA().transpose(), inputGradient);
+    linearBase_->AddInputGradient(outputGradient, inputGradient);
+  }
+  const T* BiasRow() const final { return linearBase_->BiasRow(); }
+  void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const final {
+    linearBase_->ReadRows(first, rows);
+    const FactorMatrix<T> scaledA = Scaling() * FactorA().middleRows(first, rows.rows());
+    detail::AddProduct(scaledA, FactorB().transpose(), rows);
+  }
+  StoredTensor Stored() const final { return {}; }
+
   void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) final {
     LayerBase<T>::ReplaceChild(name, std::move(layer));
-    FindStatelessBase();
+    FindLinearBase();
   }
 
  protected:
@@ -105,24 +130,18 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
       throw ConfigError(Message({type, ": alpha ", alpha, " is not finite"}));
     }
     alpha_ = alpha < 0 ? static_cast<T>(rank) : static_cast<T>(alpha);
-    if (freezeBase) {
-      frozenBase_ = std::move(base);
-    } else {
-      this->AddChild("base_layer", std::move(base));
-    }
-    FindStatelessBase();
+    this->AddChild("base_layer", std::move(base), freezeBase);
+    FindLinearBase();
   }
 
   LoRAAdapterBase(const LoRAAdapterBase& other)
       : ILayer<T>(other),
         LayerBase<T>(other),
         ILoRAAdapter<T>(other),
+        ILinearLayer<T>(other),
         rank_(other.rank_),
-        alpha_(other.alpha_),
-        frozenBase_(other.frozenBase_ ? other.frozenBase_->Clone() : nullptr),
-        input_(other.input_),
-        projected_(other.projected_) {
-    FindStatelessBase();
+        alpha_(other.alpha_) {
+    FindLinearBase();
   }
 
   /// A [in x rank], a rank vector contiguous.
@@ -166,7 +185,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
   }
 
   void ForgetForward() final {
-    if (statelessBase_ == nullptr) BaseLayer()->ResetState();  // another thread may be using a shared one
+    LayerBase<T>::ForgetForward();
     input_.resize(0, 0);
     projected_.resize(0, 0);
     projectedGradient_.resize(0, 0);
@@ -186,9 +205,11 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
     detail::SetProduct(FactorB().transpose(), FactorB(), gramB);
     const T norm = std::abs(Scaling()) * std::sqrt(std::max(T(0), gramA.cwiseProduct(gramB).sum()));
     facts["update_norm"] = Message({norm});
-    if (const auto* dense = dynamic_cast<const DenseLayer<T>*>(BaseLayer().get())) {
-      facts["update_relative_to_weight"] = Message({norm / dense->Weights().norm()});
-    }
+    if (linearBase_ == nullptr) return;
+    T squares = T(0);
+    detail::VisitRows(*linearBase_, this->InputSize(), this->OutputSize(),
+                      [&](Index, const Tensor<T>& rows) { squares += rows.squaredNorm(); });
+    facts["update_relative_to_weight"] = Message({norm / std::sqrt(squares)});
   }
 
  private:
@@ -223,21 +244,31 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T> {
     if (statelessBase_ != nullptr) statelessBase_->AddProduct(input, output);
   }
 
+  /// projected = scaling * x A.
+  void Project(const TensorRef<T>& input, Tensor<T>& projected) const {
+    projected.resize(input.rows(), rank_);
+    detail::SetProduct(input, FactorA(), projected);
+    projected *= Scaling();
+  }
+
   Gradients BaseGradients(Gradients wanted) const {
     return IsBaseLayerFrozen() ? wanted & Gradients::input : wanted;
   }
 
-  void FindStatelessBase() {
-    statelessBase_ = IsBaseLayerFrozen() ? dynamic_cast<const DenseLayer<T>*>(frozenBase_.get()) : nullptr;
+  const NamedLayer<T>& Base() const { return this->Children()[0]; }
+
+  void FindLinearBase() {
+    linearBase_ = Base().layer->AsLinear();
+    statelessBase_ = IsBaseLayerFrozen() ? linearBase_ : nullptr;
   }
 
   Index rank_;
   T alpha_{};
-  std::shared_ptr<ILayer<T>> frozenBase_;         // null if the base trains: then it is the child
-  const DenseLayer<T>* statelessBase_ = nullptr;  // the frozen base where it needs no state of its own
-  Tensor<T> input_;                               // of the last forward pass [n x in]
-  Tensor<T> projected_;                           // scaling * x A [n x rank]
-  Tensor<T> projectedGradient_;                   // scaling * g B^T [n x rank]
+  const ILinearLayer<T>* linearBase_ = nullptr;     // null if the base is no linear layer
+  const ILinearLayer<T>* statelessBase_ = nullptr;  // the linear base if it is frozen: it keeps no state then
+  detail::OfPass<T> input_;                         // of the last forward pass [n x in]
+  detail::OfPass<T> projected_;                     // scaling * x A [n x rank]
+  detail::OfPass<T> projectedGradient_;             // scaling * g B^T [n x rank]
   mutable Pool pool_;
 };
 

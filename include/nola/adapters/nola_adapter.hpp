@@ -1,8 +1,10 @@
 // NOLAAdapter: A and B are combinations of random bases, and only the coefficients train.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -58,13 +60,35 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
 
   /// @throws ConfigError as above.
   NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options)
-      : LoRAAdapterBase<T>("NOLAAdapter", CheckBases(std::move(baseLayer), options), options.rank,
-                           options.alpha, options.freezeBaseLayer),
-        generator_(options.seed, options.stream, options.distribution),
-        a_(this->InputSize(), options.rank, options.numBasisA),
-        b_(this->OutputSize(), options.rank, options.numBasisB) {
-    this->AddParameter("nola_coefficients_a", Tensor<T>::Zero(1, options.numBasisA));
-    this->AddParameter("nola_coefficients_b", Tensor<T>::Zero(1, options.numBasisB));
+      : NOLAAdapter(std::move(baseLayer), options, Bare()) {
+    this->AddParameter(kNameA, Tensor<T>::Zero(1, options.numBasisA));
+    this->AddParameter(kNameB, Tensor<T>::Zero(1, options.numBasisB));
+    Rebuild();
+  }
+
+  /// An adapter with these coefficients, [1 x numBasisA] and [1 x numBasisB].
+  /// @throws ConfigError as above and for NaN or infinity, ShapeError for other sizes.
+  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options, Tensor<T> coefficientsA,
+              Tensor<T> coefficientsB)
+      : NOLAAdapter(std::move(baseLayer), options, Bare()) {
+    CheckCoefficients(coefficientsA, options.numBasisA);
+    CheckCoefficients(coefficientsB, options.numBasisB);
+    this->AddParameter(kNameA, std::move(coefficientsA));
+    this->AddParameter(kNameB, std::move(coefficientsB));
+    Rebuild();
+  }
+
+  /// An adapter whose coefficients another layer lists (see ILayer::AdoptParameter), of A and of B. Adapters
+  /// that share them have bases of their own, by their streams, and their gradients add up.
+  /// @throws as above.
+  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options,
+              std::array<std::shared_ptr<ParameterSlot<T>>, 2> shared)
+      : NOLAAdapter(std::move(baseLayer), options, Bare()) {
+    if (!shared[0] || !shared[1]) throw ConfigError("NOLAAdapter: the shared coefficients are null");
+    CheckCoefficients(shared[0]->value, options.numBasisA);
+    CheckCoefficients(shared[1]->value, options.numBasisB);
+    this->UseParameter(std::move(shared[0]));
+    this->UseParameter(std::move(shared[1]));
     Rebuild();
   }
 
@@ -92,6 +116,18 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   }
 
   std::string LayerType() const override { return "NOLAAdapter"; }
+  std::optional<AdapterDescription> Describe() const override {
+    return AdapterDescription{.kind = AdapterKind::nola,
+                              .inputSize = this->InputSize(),
+                              .outputSize = this->OutputSize(),
+                              .rank = this->Rank(),
+                              .alpha = static_cast<double>(this->Alpha()),
+                              .seed = Seed(),
+                              .stream = Stream(),
+                              .distribution = Distribution(),
+                              .numBasisA = NumBasisA(),
+                              .numBasisB = NumBasisB()};
+  }
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<NOLAAdapter>(*this); }
 
  protected:
@@ -124,11 +160,30 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
 
   /// A factor as it was last rebuilt.
   struct BuiltFactor {
-    BuiltFactor(Index length, Index rank, Index numBasis) : matrix(length, rank), coefficients(1, numBasis) {}
-    FactorMatrix<T> matrix;  // A, or B transposed
-    Tensor<T> coefficients;  // what it was built from
-    bool isBuilt = false;
+    BuiltFactor(Index length, Index rank) : matrix(length, rank) {}
+    FactorMatrix<T> matrix;                // A, or B transposed
+    std::optional<std::uint64_t> version;  // of the coefficients that it was built from
   };
+
+  static constexpr const char* kNameA = "nola_coefficients_a";
+  static constexpr const char* kNameB = "nola_coefficients_b";
+
+  struct Bare {};
+  /// All but the coefficients.
+  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options, Bare)
+      : LoRAAdapterBase<T>("NOLAAdapter", CheckBases(std::move(baseLayer), options), options.rank,
+                           options.alpha, options.freezeBaseLayer),
+        generator_(options.seed, options.stream, options.distribution),
+        a_(this->InputSize(), options.rank),
+        b_(this->OutputSize(), options.rank) {}
+
+  void CheckCoefficients(const Tensor<T>& coefficients, Index numBasis) const {
+    if (coefficients.rows() != 1 || coefficients.cols() != numBasis) {
+      throw ShapeError(Message({"NOLAAdapter: coefficients are [", coefficients.rows(), " x ",
+                                coefficients.cols(), "], expected [1 x ", numBasis, "]"}));
+    }
+    this->CheckFinite("coefficients", coefficients);
+  }
 
   static std::shared_ptr<ILayer<T>> CheckBases(std::shared_ptr<ILayer<T>> base, const NOLAOptions& options) {
     for (const Index numBasis : {options.numBasisA, options.numBasisB}) {
@@ -145,12 +200,11 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   }
 
   void Rebuild(std::size_t index, Factor which, BuiltFactor& factor) {
-    const Tensor<T>& coefficients = this->Value(index);
-    if (factor.isBuilt && factor.coefficients == coefficients) return;
-    factor.isBuilt = false;  // until nothing can fail any more
-    BuildFactor<T>(generator_, which, coefficients.row(0).transpose(), factor.matrix, workspace_);
-    factor.coefficients = coefficients;
-    factor.isBuilt = true;
+    const std::uint64_t version = this->Slot(index)->version;
+    if (factor.version == version) return;
+    factor.version.reset();  // until nothing can fail any more
+    BuildFactor<T>(generator_, which, this->Slot(index)->value.row(0).transpose(), factor.matrix, workspace_);
+    factor.version = version;
   }
 
   /// Adds to the coefficients' gradient, given dLoss/dmatrix = activations^T * side.

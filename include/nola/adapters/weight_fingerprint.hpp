@@ -22,24 +22,27 @@ namespace nola {
 /// Fingerprints of the weights of a network as it is without its adapters: what an adapter's base holds is
 /// named as if the base stood in the adapter's place, so that adapting changes no fingerprint. A weight is
 /// rounded to float first: a network has the same fingerprint in float and in double if it has the same
-/// weights. Reads every weight once, when it is built.
+/// weights. Reads every weight that has changed since the last time, when it is built.
 template <std::floating_point T>
 class WeightFingerprints {
  public:
   explicit WeightFingerprints(const ILayer<T>& network) {
-    const std::vector<PlacedAdapter<T>> adapters = FindAdapters(network);
-    for (const ConstParameter<T>& parameter : network.Parameters()) {
-      const bool isAdapters = std::any_of(adapters.begin(), adapters.end(), [&](const auto& placed) {
-        return parameter.name.starts_with(placed.path + ".");
-      });
-      if (!isAdapters) Add(parameter.name, parameter);
-    }
-    for (const PlacedAdapter<T>& placed : adapters) {
-      const ILayer<T>& base = *placed.adapter->BaseLayer();
-      for (const ConstParameter<T>& parameter : base.Parameters()) {
-        Add(placed.path + "." + parameter.name, parameter);
-      }
-    }
+    detail::VisitBaseWeights(
+        network, [&](const std::string& name, const ILayer<T>& layer, const ParameterSlot<T>* slot) {
+          if (slot != nullptr) {
+            Add(name, slot->value.rows(), slot->value.cols(), slot->ValueFingerprint());
+            return;
+          }
+          Fingerprint fingerprint;
+          detail::VisitRows(*layer.AsLinear(), layer.InputSize(), layer.OutputSize(),
+                            [&](Index, const Tensor<T>& rows) {
+                              fingerprint.AddNumbers<T>({rows.data(), static_cast<std::size_t>(rows.size())});
+                            });
+          if (const T* const bias = layer.AsLinear()->BiasRow()) {
+            fingerprint.AddNumbers<T>({bias, static_cast<std::size_t>(layer.OutputSize())});
+          }
+          Add(name, layer.InputSize(), layer.OutputSize(), fingerprint.Words());
+        });
   }
 
   /// Of the weights of the layer at a path, whatever the path is.
@@ -69,12 +72,9 @@ class WeightFingerprints {
     PhiloxCounter values;
   };
 
-  void Add(const std::string& name, const ConstParameter<T>& parameter) {
-    Fingerprint fingerprint;
-    fingerprint.AddNumbers<T>({parameter.value.data(), static_cast<std::size_t>(parameter.value.size())});
+  void Add(const std::string& name, Index rows, Index columns, const PhiloxCounter& values) {
     weights_.insert_or_assign(
-        name, Weight{static_cast<std::uint64_t>(parameter.value.rows()),
-                     static_cast<std::uint64_t>(parameter.value.cols()), fingerprint.Words()});
+        name, Weight{static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(columns), values});
   }
 
   static void AddWeight(Fingerprint& fingerprint, std::string_view name, const Weight& weight) {

@@ -51,8 +51,11 @@ template <std::floating_point T, CheckpointedOptimizer<T> Optimizer>
 std::vector<std::pair<std::string, Eigen::Map<Tensor<T>>>> TrainingState(ILayer<T>& network,
                                                                          Optimizer& optimizer) {
   std::vector<std::pair<std::string, Eigen::Map<Tensor<T>>>> state;
-  for (const Parameter<T>& parameter : network.Parameters()) {
-    if (parameter.trainable) state.emplace_back("parameter." + parameter.name, parameter.value);
+  for (const NamedSlot<T>& parameter : ListSlots<T>(network)) {
+    Tensor<T>& value = parameter.slot->value;
+    if (!parameter.slot->trainable) continue;
+    state.emplace_back("parameter." + parameter.name,
+                       Eigen::Map<Tensor<T>>(value.data(), value.rows(), value.cols()));
   }
   for (const auto& moment : optimizer.State()) state.emplace_back("optimizer." + moment.name, moment.value);
   return state;
@@ -63,9 +66,10 @@ template <std::floating_point T>
 SafetensorsMetadata TrainingIdentity(const ILayer<T>& network) {
   const std::vector<PlacedAdapter<T>> adapters = FindAdapters(network);
   const WeightFingerprints<T> weights(network);
+  const auto shared = SharedNames(network);
   SafetensorsMetadata identity{{"basis_specification", std::to_string(kBasisSpecificationVersion)}};
   for (const PlacedAdapter<T>& placed : adapters) {
-    identity.emplace("adapter." + placed.path, RecordText(DescribeAdapter(placed, weights)));
+    identity.emplace("adapter." + placed.path, RecordText(DescribeAdapter(placed, weights, shared)));
   }
   std::set<std::string> trained;
   for (const ConstParameter<T>& parameter : network.Parameters()) {
@@ -206,6 +210,9 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Safetensors
     DecodeNumbers<T>(NumberTypeOf<T>(), file.At(name).bytes,
                      {value.data(), static_cast<std::size_t>(value.size())});
   }
+  detail::VisitSlots<T>(network, [](ParameterSlot<T>& slot) {
+    if (slot.trainable) ++slot.version;
+  });
   network.ParametersChanged();
   optimizer.SetStepCount(optimizerStep);
   return step;

@@ -42,7 +42,7 @@ namespace detail {
 
 /// Writes value [in x out] from a file's [out x in], tile by tile: there is never a second copy of it.
 template <std::floating_point T>
-void DecodeTransposed(NumberType type, std::span<const std::byte> bytes, Eigen::Map<Tensor<T>>& value) {
+void DecodeTransposed(NumberType type, std::span<const std::byte> bytes, Tensor<T>& value) {
   constexpr Index kTileRows = 16;
   constexpr Index kTileColumns = 128;
   std::array<T, kTileRows * kTileColumns> tile;
@@ -66,11 +66,14 @@ void DecodeTransposed(NumberType type, std::span<const std::byte> bytes, Eigen::
 
 /// Names of the parameters whose layout a file may choose.
 template <std::floating_point T>
-std::set<std::string> DenseWeights(const ILayer<T>& network) {
+std::set<std::string> LinearWeights(const ILayer<T>& network) {
   std::set<std::string> names;
-  if (dynamic_cast<const DenseLayer<T>*>(&network) != nullptr) names.insert("weight");
+  const auto add = [&](const ILayer<T>& layer, const std::string& prefix) {
+    if (layer.AsLinear() != nullptr && layer.AsAdapter() == nullptr) names.insert(prefix + "weight");
+  };
+  add(network, "");
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
-    if (dynamic_cast<const DenseLayer<T>*>(layer.get()) != nullptr) names.insert(path + ".weight");
+    add(*layer, path + ".");
     return true;
   });
   return names;
@@ -118,17 +121,17 @@ WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, 
   for (const std::string& name : plan.validation.duplicate) {
     result.errors.push_back("two weights are mapped to " + Quoted(name));
   }
-  const std::set<std::string> dense = DenseWeights(network);
+  const std::set<std::string> linear = LinearWeights(network);
   const auto isTransposed = [&](const std::string& name) {
-    return options.layout == WeightLayout::outputByInput && dense.contains(name);
+    return options.layout == WeightLayout::outputByInput && linear.contains(name);
   };
-  std::vector<std::pair<ConstParameter<T>, const SafetensorsTensor*>> loads;
-  std::vector<ConstParameter<T>> parameters = std::as_const(network).Parameters();
+  std::vector<std::pair<NamedSlot<T>, const SafetensorsTensor*>> loads;
+  std::vector<NamedSlot<T>> parameters = ListSlots(network);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     if (!plan.weightOf[i]) continue;
-    ConstParameter<T>& parameter = parameters[i];
-    Index rows = parameter.value.rows();
-    Index columns = parameter.value.cols();
+    NamedSlot<T>& parameter = parameters[i];
+    Index rows = parameter.slot->value.rows();
+    Index columns = parameter.slot->value.cols();
     if (isTransposed(parameter.name)) std::swap(rows, columns);
     const SafetensorsTensor* const tensor = values[*plan.weightOf[i]];
     const std::optional<std::string> reason = WhyUnfit<T>(*tensor, rows, columns);
@@ -148,9 +151,8 @@ WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, 
   RequireNone(reasons, options.mode, source);
 
   for (const auto& [parameter, tensor] : loads) {
-    // Not through the list that may be written to: it would reserve the gradient of every weight.
-    Eigen::Map<Tensor<T>> value(const_cast<T*>(parameter.value.data()), parameter.value.rows(),
-                                parameter.value.cols());
+    Tensor<T>& value = parameter.slot->value;
+    ++parameter.slot->version;
     if (isTransposed(parameter.name)) {
       DecodeTransposed<T>(tensor->type, tensor->bytes, value);
     } else {
@@ -195,8 +197,8 @@ WeightLoadResult LoadWeights(ILayer<T>& network, const std::filesystem::path& pa
 /// @param type  f64, f32, f16 or bf16. @param notes  kept in the file's metadata as SaveAdapters keeps them.
 /// @return the size of the file in bytes.
 /// @throws UnsupportedError for a network with adapters, whose bases are no parameters of it: see
-/// SaveAdapters and MergeAdapters; ConfigError for a number that the type cannot hold or
-/// that is not finite; FileError.
+/// SaveAdapters and MergeAdapters, and for a linear layer that keeps its weight elsewhere; ConfigError for a
+/// number that the type cannot hold or that is not finite; FileError.
 template <std::floating_point T>
 std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path& path,
                           NumberType type = NumberTypeOf<T>(),
@@ -208,9 +210,14 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
     throw ConfigError(Message({"SaveWeights: weights cannot be stored as ", NumberTypeName(type)}));
   }
   std::vector<SafetensorsEntry> entries;
-  for (const ConstParameter<T>& parameter : network.Parameters()) {
-    entries.push_back(detail::ParameterEntry<T>(parameter.name, parameter.value, type));
-  }
+  detail::VisitBaseWeights(network, [&](const std::string& name, const ILayer<T>& layer,
+                                        const ParameterSlot<T>* slot) {
+    if (slot == nullptr) {
+      throw UnsupportedError("SaveWeights: " + Quoted(name) + " is no parameter of its " + layer.LayerType());
+    }
+    const Tensor<T>& value = slot->value;
+    entries.push_back(detail::ParameterEntry<T>(name, {value.data(), value.rows(), value.cols()}, type));
+  });
   SafetensorsMetadata metadata{{"format", "nola-weights"}, {"library_version", kVersion}};
   for (const auto& [key, value] : notes) metadata.emplace("note." + key, value);
   return WriteSafetensors(path, entries, metadata);

@@ -61,7 +61,7 @@ class ActivationLayer final : public LayerBase<T> {
 
  private:
   Function function_;
-  Tensor<T> kept_;
+  detail::OfPass<T> kept_;
 };
 
 struct ReLUFunction {

@@ -15,7 +15,7 @@ namespace nola {
 /// Affine layer. Activations are layers of their own, so that merging an adapter into the weight is exact.
 /// Parameters: `weight` [in x out] and, unless left out, `bias` [1 x out].
 template <std::floating_point T>
-class DenseLayer final : public LayerBase<T> {
+class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
  public:
   /// Draws weight and bias uniformly in +-1/sqrt(inputSize) (Kaiming, a = sqrt(5)) from the seed; the same
   /// numbers on every machine. So two layers of one shape and seed, the default too, start equal: branches
@@ -75,7 +75,9 @@ class DenseLayer final : public LayerBase<T> {
                    "], expected [", this->OutputSize(), " x ", this->InputSize(), "]"}));
     }
     this->CheckFinite("weight", outputByInput);
-    this->Value(kWeight) = outputByInput.transpose();
+    ParameterSlot<T>& slot = *this->Slot(kWeight);
+    slot.value = outputByInput.transpose();
+    ++slot.version;
     this->ParametersChanged();
   }
 
@@ -86,16 +88,18 @@ class DenseLayer final : public LayerBase<T> {
     detail::SetProduct(outputGradient, Weights().transpose(), inputGradient);
   }
 
-  /// The bias [1 x out] where it lies, null without one.
-  const T* BiasRow() const { return hasBias_ ? this->Value(kBias).data() : nullptr; }
-  /// output += x W, without the bias: for a sum that begins elsewhere. @param output [batch x out].
-  void AddProduct(const TensorRef<T>& input, Tensor<T>& output) const {
+  const ILinearLayer<T>* AsLinear() const override { return this; }
+  const T* BiasRow() const override { return hasBias_ ? this->Value(kBias).data() : nullptr; }
+  void AddProduct(const TensorRef<T>& input, Tensor<T>& output) const override {
     detail::AddProduct(input, Weights(), output);
   }
-  /// inputGradient += g W^T. @param inputGradient [batch x in].
-  void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const {
+  void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const override {
     detail::AddProduct(outputGradient, Weights().transpose(), inputGradient);
   }
+  void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override {
+    rows = Weights().middleRows(first, rows.rows());
+  }
+  StoredTensor Stored() const override { return ViewOf(Weights()); }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<DenseLayer>(*this); }
 
@@ -130,7 +134,7 @@ class DenseLayer final : public LayerBase<T> {
   static constexpr std::size_t kBias = 1;
 
   bool hasBias_ = false;
-  Tensor<T> input_;  // of the last forward pass, if the weight trains
+  detail::OfPass<T> input_;  // of the last forward pass, if the weight trains
 };
 
 NOLA_COMPILED_CLASS(layers, DenseLayer);

@@ -137,7 +137,7 @@ class Embedding final : public LayerBase<T> {
  private:
   static constexpr std::size_t kWeight = 0;
 
-  std::vector<Index> indices_;  // of the last forward pass, if the table trains
+  detail::OfPass<T, std::vector<Index>> indices_;  // of the last forward pass, if the table trains
 };
 
 NOLA_COMPILED_CLASS(transformers, Embedding);

@@ -62,7 +62,7 @@ class LayerNorm final : public LayerBase<T> {
       if (this->IsTrainable(kBias)) this->Gradient(kBias) += outputGradient.colwise().sum();
     }
     if (!Includes(wanted, Gradients::input)) return;
-    const auto weight = this->Value(kWeight).row(0);
+    const auto weight = this->Slot(kWeight)->value.row(0);
     Row gradient = WorkRow(0);
     Row normalized = WorkRow(1);
     for (Index row = 0; row < outputGradient.rows(); ++row) {
@@ -119,8 +119,8 @@ class LayerNorm final : public LayerBase<T> {
   }
 
   T epsilon_;
-  Tensor<T> normalized_;  // of the last forward pass
-  Vector<T> scales_;      // 1/sqrt(var + epsilon) of its rows
+  detail::OfPass<T> normalized_;         // of the last forward pass
+  detail::OfPass<T, Vector<T>> scales_;  // 1/sqrt(var + epsilon) of its rows
 };
 
 NOLA_COMPILED_CLASS(transformers, LayerNorm);

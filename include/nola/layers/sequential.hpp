@@ -141,7 +141,7 @@ class Sequential final : public LayerBase<T> {
 
   std::vector<std::size_t> buffers_;  // of each layer; the last one's is the caller's matrix instead
   std::vector<Index> widths_;         // of each buffer
-  std::vector<Tensor<T>> between_;    // the buffers of training
+  detail::OfPass<T, std::vector<Tensor<T>>> between_;  // the buffers of training
   std::vector<Gradients> wanted_;     // of each layer in the last forward pass
   mutable Pool pool_;                 // the buffers of inference
 };

@@ -52,8 +52,10 @@ struct OptimizerState {
   Eigen::Map<Tensor<T>> value;
 };
 
-/// Base of the optimizers. Holds the network's trainable parameters as listed when it is built: build it
-/// after AdaptLayers, and let the network live longer. A step allocates nothing.
+/// Base of the optimizers, over the parameters that train when it is built: build it after AdaptLayers. It
+/// holds a share of each slot, so that none is lost while it lives, and moves those alone that the network
+/// lists as trainable at that moment: not what was frozen since, and not the base of an adapter that was put
+/// in. The network must live longer. A step allocates nothing.
 template <std::floating_point T>
 class Optimizer {
  public:
@@ -73,6 +75,7 @@ class Optimizer {
     if (!(maxGradientNorm >= T(0))) {
       throw ConfigError(Message({"Optimizer: gradient norm ", maxGradientNorm, ", expected 0 or more"}));
     }
+    RefreshGradients();
     const T norm = GradientNorm<T>(parameters_);
     if (!std::isfinite(norm)) {
       const auto bad = std::find_if_not(parameters_.begin(), parameters_.end(), [](const auto& parameter) {
@@ -84,17 +87,24 @@ class Optimizer {
     }
     if (maxGradientNorm > T(0)) detail::ScaleToNorm<T>(parameters_, norm, maxGradientNorm);
     ++stepCount_;
-    for (std::size_t i = 0; i < parameters_.size(); ++i) Update(i, learningRate);
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      if (!parameters_[i].trainable) continue;
+      Update(i, learningRate);
+      ++parameters_[i].slot->version;
+    }
     network_.ParametersChanged();
     return norm;
   }
 
   void ClearGradients() {
-    for (Parameter<T>& parameter : parameters_) parameter.gradient.setZero();
+    for (Parameter<T>& parameter : parameters_) parameter.slot->gradient.setZero();
   }
 
-  /// The parameters it updates.
-  std::span<Parameter<T>> Parameters() { return parameters_; }
+  /// The parameters it has, with their gradients of this moment; one that does not train now has none.
+  std::span<Parameter<T>> Parameters() {
+    RefreshGradients();
+    return parameters_;
+  }
 
   /// Steps made so far; a restored checkpoint sets it.
   Index StepCount() const { return stepCount_; }
@@ -127,9 +137,16 @@ class Optimizer {
   /// @throws ConfigError if a layer object stands in two places of the network (see CheckTree).
   Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames) : network_(network) {
     CheckTree(network);
-    for (Parameter<T>& parameter : network.Parameters()) {
-      if (parameter.trainable) parameters_.push_back(std::move(parameter));
+    for (NamedSlot<T>& listed : detail::ListSlots(network)) {
+      if (!listed.slot->trainable) continue;
+      Tensor<T>& value = listed.slot->value;
+      parameters_.push_back({std::move(listed.name),
+                             {value.data(), value.rows(), value.cols()},
+                             {nullptr, 0, 0},
+                             true,
+                             std::move(listed.slot)});
     }
+    RefreshGradients();
     for (const std::string& name : momentNames) {
       auto& moment = moments_.emplace_back(name, std::vector<Tensor<T>>{}).second;
       for (const Parameter<T>& parameter : parameters_) {
@@ -155,6 +172,31 @@ class Optimizer {
   }
 
  private:
+  /// Finds out what trains now, and where gradients are: freezing returns their memory, thawing wants it
+  /// again.
+  void RefreshGradients() {
+    for (Parameter<T>& parameter : parameters_) parameter.trainable = false;
+    auto next = parameters_.begin();
+    detail::VisitSlots<T>(network_, [&](const ParameterSlot<T>& slot) {
+      if (!slot.trainable) return;
+      const auto isIt = [&](const Parameter<T>& parameter) { return parameter.slot.get() == &slot; };
+      auto found = std::find_if(next, parameters_.end(), isIt);  // mostly the next one
+      if (found == parameters_.end()) found = std::find_if(parameters_.begin(), next, isIt);
+      if (found == parameters_.end() || !isIt(*found)) return;
+      found->trainable = true;
+      next = found + 1;
+    });
+    for (Parameter<T>& parameter : parameters_) {
+      Tensor<T>& gradient = parameter.slot->gradient;
+      if (parameter.trainable) {
+        parameter.slot->ReserveGradient();
+      } else {
+        gradient.resize(0, 0);
+      }
+      new (&parameter.gradient) Eigen::Map<Tensor<T>>(gradient.data(), gradient.rows(), gradient.cols());
+    }
+  }
+
   ILayer<T>& network_;
   std::vector<Parameter<T>> parameters_;
   std::vector<std::pair<std::string, std::vector<Tensor<T>>>> moments_;

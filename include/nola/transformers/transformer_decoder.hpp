@@ -65,7 +65,7 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
                                   .activation = options.activation,
                                   .initialization = Initialization::none});
       const double joining = kDeviation / std::sqrt(2 * static_cast<double>(options.blocks));
-      for (ParameterValue<T>& parameter : block->ParameterValues()) {
+      for (const NamedSlot<T>& parameter : detail::ListSlots<T>(*block)) {
         const bool joins =
             parameter.name == "attention.output.weight" || parameter.name == "mlp.projection.weight";
         if (parameter.name.ends_with("norm.weight") || parameter.name.ends_with("norm.bias")) continue;
@@ -79,7 +79,7 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
     if (!options.tiedHead) {
       auto head =
           std::make_shared<DenseLayer<T>>(width, options.vocabularySize, false, seed, Initialization::none);
-      for (ParameterValue<T>& parameter : head->ParameterValues()) {
+      for (const NamedSlot<T>& parameter : detail::ListSlots<T>(*head)) {
         if (draws) DrawWeights(parameter, kDeviation, seed);
       }
       this->AddChild("head", std::move(head));
@@ -245,10 +245,10 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
   using Pool = detail::ScratchPool<Scratch>;
 
   /// Weights from a normal distribution; biases stay zero.
-  static void DrawWeights(ParameterValue<T>& parameter, double deviation, std::uint64_t seed) {
+  static void DrawWeights(const NamedSlot<T>& parameter, double deviation, std::uint64_t seed) {
     if (parameter.name.ends_with("bias")) return;
     RandomStream random(seed, RandomPurpose::weights);
-    for (T& value : parameter.value.reshaped()) {
+    for (T& value : parameter.slot->value.reshaped()) {
       value = static_cast<T>(deviation) * random.template NextNormal<T>();
     }
   }

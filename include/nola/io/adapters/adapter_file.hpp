@@ -22,12 +22,13 @@ namespace detail {
 inline constexpr const char* kAdapterFormat = "nola-adapters";
 inline constexpr const char* kAdapterFormatVersion = "1";
 
-/// Names and shapes of an adapter's own parameters in a file.
+/// Names and shapes of an adapter's parameters in a file: of A, then of B.
 inline std::vector<std::pair<std::string, std::vector<Index>>> AdapterTensors(const AdapterRecord& record) {
   const std::string prefix = record.path + ".";
   if (record.kind == AdapterKind::nola) {
-    return {{prefix + "nola_coefficients_a", {record.numBasisA}},
-            {prefix + "nola_coefficients_b", {record.numBasisB}}};
+    const bool isShared = !record.sharedA.empty();
+    return {{isShared ? record.sharedA : prefix + "nola_coefficients_a", {record.numBasisA}},
+            {isShared ? record.sharedB : prefix + "nola_coefficients_b", {record.numBasisB}}};
   }
   return {{prefix + "lora_a", {record.rank, record.inputSize}},
           {prefix + "lora_b", {record.rank, record.outputSize}}};
@@ -132,7 +133,14 @@ class AdapterFile {
   void CheckTensors() {
     std::map<std::string, std::vector<Index>> expected;
     for (const AdapterRecord& record : adapters_) {
-      for (auto& tensor : detail::AdapterTensors(record)) expected.insert(std::move(tensor));
+      for (const auto& [name, shape] : detail::AdapterTensors(record)) {
+        if (expected.emplace(name, shape).first->second != shape) {
+          file_.Fail("adapters share " + Quoted(name) + " and disagree on its size");
+        }
+        if (!record.sharedA.empty() && Owner(name) != nullptr) {
+          file_.Fail("adapters share " + Quoted(name) + ", which lies within one of them");
+        }
+      }
     }
     for (const auto& [name, shape] : expected) CheckCoefficients(name, shape);
     for (const auto& [name, tensor] : file_.Tensors()) {

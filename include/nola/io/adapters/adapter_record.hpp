@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,22 +20,14 @@
 namespace nola {
 
 /// Everything but the coefficients that makes an adapter, and what it was trained on.
-struct AdapterRecord {
+struct AdapterRecord : AdapterDescription {
   std::string path;
-  AdapterKind kind = AdapterKind::nola;
-  Index inputSize = 0;
-  Index outputSize = 0;
-  Index rank = 0;
-  double alpha = 0;
   std::string base;  ///< fingerprint of the base layer's weights, or kTrainedBase
   // Of a NOLAAdapter alone:
-  std::uint64_t seed = 0;
-  std::uint32_t stream = 0;
-  BasisDistribution distribution = kDefaultDistribution;
-  Index numBasisA = 0;
-  Index numBasisB = 0;
   std::string checksumA;  ///< see BasisChecksum
   std::string checksumB;
+  std::string sharedA;  ///< the network's name for the coefficients that it shares, or empty
+  std::string sharedB;
 
   /// In the place of a base that trained with its adapter: its weights are in the file.
   static constexpr const char* kTrainedBase = "trained";
@@ -63,6 +56,7 @@ inline std::string RecordText(const AdapterRecord& record) {
     text += Message({" bases=", record.numBasisA, ",", record.numBasisB, " seed=", record.seed,
                      " stream=", record.stream, " distribution=", DistributionName(record.distribution),
                      " basis=", record.checksumA, ",", record.checksumB});
+    if (!record.sharedA.empty()) text += Message({" coefficients=", record.sharedA, ",", record.sharedB});
   }
   return text;
 }
@@ -112,6 +106,8 @@ inline AdapterRecord ParseRecord(const std::string& path, const std::string& tex
     record.stream = ParseInteger<std::uint32_t>(fields["stream"]).value_or(0);
     record.checksumA = pair("basis").first;
     record.checksumB = pair("basis").second;
+    record.sharedA = pair("coefficients").first;
+    record.sharedB = pair("coefficients").second;
     if (std::min(record.numBasisA, record.numBasisB) < 1 ||
         std::max(record.numBasisA, record.numBasisB) > BasisGenerator::kMaxBases) {
       fail("the numbers of bases are missing or out of range");
@@ -127,33 +123,53 @@ inline AdapterRecord ParseRecord(const std::string& path, const std::string& tex
   return record;
 }
 
-/// @throws UnsupportedError for an adapter of another kind, or one whose base is an adapter.
+/// The names that a network lists coefficients under which its adapters share.
 template <std::floating_point T>
-AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFingerprints<T>& weights) {
+std::map<const ParameterSlot<T>*, std::string> SharedNames(const ILayer<T>& network) {
+  std::map<const ParameterSlot<T>*, std::string> names;
+  const std::set<const ParameterSlot<T>*> factors = FactorSlots(network);
+  for (const NamedSlot<T>& listed : ListSlots(network)) {
+    if (factors.contains(listed.slot.get())) names.emplace(listed.slot.get(), listed.name);
+  }
+  for (const PlacedAdapter<T>& placed : FindAdapters(network)) {
+    for (const NamedSlot<T>& own : placed.layer->OwnParameters()) names.erase(own.slot.get());
+  }
+  return names;
+}
+
+/// @param shared  see SharedNames.
+/// @throws UnsupportedError for an adapter of another kind, or one whose base is an adapter; ConfigError for
+/// coefficients that the network does not list.
+template <std::floating_point T>
+AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFingerprints<T>& weights,
+                              const std::map<const ParameterSlot<T>*, std::string>& shared) {
   const ILoRAAdapter<T>& adapter = *placed.adapter;
-  const auto* nolaAdapter = dynamic_cast<const NOLAAdapter<T>*>(placed.layer.get());
-  if (nolaAdapter == nullptr && dynamic_cast<const LoRAAdapter<T>*>(placed.layer.get()) == nullptr) {
+  const std::optional<AdapterDescription> description = adapter.Describe();
+  if (!description) {
     throw UnsupportedError(Message({"'", placed.path, "' is a ", placed.layer->LayerType(),
                                     ": files hold NOLAAdapter and LoRAAdapter"}));
   }
-  if (dynamic_cast<const ILoRAAdapter<T>*>(adapter.BaseLayer().get()) != nullptr) {
+  if (adapter.BaseLayer()->AsAdapter() != nullptr) {
     throw UnsupportedError("the base of '" + placed.path + "' is an adapter itself: merge it first");
   }
   AdapterRecord record;
+  static_cast<AdapterDescription&>(record) = *description;
   record.path = placed.path;
-  record.inputSize = placed.layer->InputSize();
-  record.outputSize = placed.layer->OutputSize();
-  record.rank = adapter.Rank();
-  record.alpha = static_cast<double>(adapter.Alpha());
   record.base =
       adapter.IsBaseLayerFrozen() ? weights.OfLayer(placed.path) : std::string(AdapterRecord::kTrainedBase);
-  record.kind = nolaAdapter == nullptr ? AdapterKind::lora : AdapterKind::nola;
-  if (nolaAdapter == nullptr) return record;
-  record.seed = nolaAdapter->Seed();
-  record.stream = nolaAdapter->Stream();
-  record.distribution = nolaAdapter->Distribution();
-  record.numBasisA = nolaAdapter->NumBasisA();
-  record.numBasisB = nolaAdapter->NumBasisB();
+  if (placed.layer->OwnParameters().empty()) {
+    const auto nameOf = [&](const std::shared_ptr<ParameterSlot<T>>& slot) {
+      const auto found = shared.find(slot.get());
+      if (found == shared.end()) {
+        throw ConfigError("the network does not list the coefficients of '" + placed.path + "'");
+      }
+      if (found->second.find_first_of(" ,=") == std::string::npos) return found->second;
+      throw ConfigError("a file cannot hold the name of the shared coefficients '" + found->second + "'");
+    };
+    record.sharedA = nameOf(adapter.FactorParameters()[0]);
+    record.sharedB = nameOf(adapter.FactorParameters()[1]);
+  }
+  if (record.kind == AdapterKind::lora) return record;
   const BasisGenerator generator(record.seed, record.stream, record.distribution);
   record.checksumA =
       BasisChecksum<T>(generator, Factor::a, {record.inputSize, record.rank, record.numBasisA});

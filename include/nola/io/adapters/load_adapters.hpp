@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,6 +41,18 @@ class AdapterLoad {
         report_.mismatched.push_back(Quoted(placed.path) + " has an adapter that the file does not hold");
       }
     }
+    std::set<std::string> taken;  // names that shared coefficients cannot have
+    const auto sharedHere = SharedNames(network);
+    for (const NamedSlot<T>& listed : ListSlots(network)) {
+      if (!sharedHere.contains(listed.slot.get())) taken.insert(listed.name);
+    }
+    for (const auto& [name, slot] : shared_) {
+      const std::size_t dot = name.rfind('.');
+      if (taken.contains(name) || (dot != std::string::npos && !layers_.contains(name.substr(0, dot)))) {
+        report_.mismatched.push_back("there is no place for the coefficients " + Quoted(name) +
+                                     " that adapters share");
+      }
+    }
     std::map<std::string, ConstParameter<T>> parameters;
     for (ConstParameter<T>& parameter : network.Parameters()) parameters.emplace(parameter.name, parameter);
     for (const std::string& name : file.TrainedParameters()) {
@@ -67,12 +80,10 @@ class AdapterLoad {
 
   /// The one function that changes something.
   void Apply(ILayer<T>& network) const {
-    PlaceAdapters(network, adapters_, trainable_);
-    for (ParameterValue<T>& parameter : network.ParameterValues()) {
-      const auto value = values_.find(parameter.name);
-      if (value != values_.end()) parameter.value = value->second;
-    }
-    network.ParametersChanged();
+    PlaceAdapters(network, adapters_, trainable_, shared_);
+    std::map<std::string, const Tensor<T>*> values;
+    for (const auto& [name, value] : values_) values.emplace(name, &value);
+    AssignParameters(network, values);
   }
 
  private:
@@ -138,7 +149,7 @@ class AdapterLoad {
     }
   }
 
-  std::shared_ptr<ILayer<T>> Make(const AdapterRecord& record, const std::shared_ptr<ILayer<T>>& base) const {
+  std::shared_ptr<ILayer<T>> Make(const AdapterRecord& record, const std::shared_ptr<ILayer<T>>& base) {
     const auto read = [&](std::size_t index, Index rows, Index columns) {
       return file_.ReadParameter<T>(AdapterTensors(record)[index].first, rows, columns);
     };
@@ -147,18 +158,26 @@ class AdapterLoad {
                                               read(1, record.rank, record.outputSize), record.alpha,
                                               record.IsBaseFrozen());
     }
-    auto adapter =
-        std::make_shared<NOLAAdapter<T>>(base, NOLAOptions{.rank = record.rank,
-                                                           .numBasisA = record.numBasisA,
-                                                           .numBasisB = record.numBasisB,
-                                                           .alpha = record.alpha,
-                                                           .seed = record.seed,
-                                                           .stream = record.stream,
-                                                           .distribution = record.distribution,
-                                                           .freezeBaseLayer = record.IsBaseFrozen()});
-    adapter->SetParameter("nola_coefficients_a", read(0, 1, record.numBasisA));
-    adapter->SetParameter("nola_coefficients_b", read(1, 1, record.numBasisB));
-    return adapter;
+    const NOLAOptions options{.rank = record.rank,
+                              .numBasisA = record.numBasisA,
+                              .numBasisB = record.numBasisB,
+                              .alpha = record.alpha,
+                              .seed = record.seed,
+                              .stream = record.stream,
+                              .distribution = record.distribution,
+                              .freezeBaseLayer = record.IsBaseFrozen()};
+    if (record.sharedA.empty()) {
+      return std::make_shared<NOLAAdapter<T>>(base, options, read(0, 1, record.numBasisA),
+                                              read(1, 1, record.numBasisB));
+    }
+    const auto slotOf = [&](const std::string& name, std::size_t index, Index numBasis) {
+      auto& slot = shared_[name];
+      if (!slot) slot = std::make_shared<ParameterSlot<T>>(read(index, 1, numBasis));
+      return slot;
+    };
+    return std::make_shared<NOLAAdapter<T>>(
+        base, options,
+        std::array{slotOf(record.sharedA, 0, record.numBasisA), slotOf(record.sharedB, 1, record.numBasisB)});
   }
 
   void AddParameter(const std::string& name, const ConstParameter<T>& parameter) {
@@ -182,6 +201,7 @@ class AdapterLoad {
   AdapterLoadReport report_;
   std::vector<std::pair<std::string, std::shared_ptr<ILayer<T>>>> adapters_;
   std::vector<std::shared_ptr<ILayer<T>>> trainable_;
+  SlotsByName<T> shared_;
   std::map<std::string, Tensor<T>> values_;  // of parameters that are stored whole
 };
 

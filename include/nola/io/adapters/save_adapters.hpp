@@ -51,13 +51,18 @@ std::pair<std::vector<SafetensorsEntry>, SafetensorsMetadata> AdapterFileContent
                                {"format_version", kAdapterFormatVersion},
                                {"basis_specification", std::to_string(kBasisSpecificationVersion)},
                                {"library_version", kVersion}};
+  const auto sharedNames = SharedNames(network);
+  std::set<std::string> written;
   double squaredError = 0;
   double squaredNorm = 0;
   for (const PlacedAdapter<T>& placed : adapters) {
-    const AdapterRecord record = DescribeAdapter(placed, weights);
+    const AdapterRecord record = DescribeAdapter(placed, weights, sharedNames);
     metadata.emplace("adapter." + placed.path, RecordText(record));
-    for (auto& [name, shape] : AdapterTensors(record)) {
-      const Tensor<T> values = *placed.layer->TryGetParameter(name.substr(placed.path.size() + 1));
+    const auto tensors = AdapterTensors(record);
+    for (std::size_t factor = 0; factor < tensors.size(); ++factor) {
+      auto [name, shape] = tensors[factor];
+      if (!written.insert(name).second) continue;  // shared, and another adapter's already
+      const Tensor<T>& values = placed.adapter->FactorParameters()[factor]->value;
       const std::span<const T> numbers(values.data(), static_cast<std::size_t>(values.size()));
       EncodedTensor<T> encoded = EncodeTensor<T>(name, std::move(shape), numbers, options.coefficients);
       for (std::size_t i = 0; i < numbers.size(); ++i) {
@@ -74,7 +79,7 @@ std::pair<std::vector<SafetensorsEntry>, SafetensorsMetadata> AdapterFileContent
   }
   report.relativeError = squaredNorm > 0 ? std::sqrt(squaredError / squaredNorm) : 0;
 
-  std::set<std::string> stored;
+  std::set<std::string> stored;  // of the network as it is without its adapters
   for (const ConstParameter<T>& parameter : TrainedBeside(network, adapters)) {
     entries.push_back(ParameterEntry<T>(parameter.name, parameter.value));
     report.savedNumbers += parameter.value.size();

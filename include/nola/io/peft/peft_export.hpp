@@ -16,8 +16,6 @@
 #include "nola/io/peft/peft_config_text.hpp"
 #include "nola/io/peft/peft_modules.hpp"
 #include "nola/io/safetensors/parameter_entry.hpp"
-#include "nola/layers/embedding.hpp"
-#include "nola/layers/layer_norm.hpp"
 
 namespace nola {
 
@@ -84,9 +82,9 @@ class PEFTExport {
     if (owner == layers_.end()) refuse("and a PEFT LoRA has no place for it");
     if (!written_.insert(owner->first).second) return;
     const ILayer<T>& layer = *owner->second;
-    const bool isDense = dynamic_cast<const DenseLayer<T>*>(&layer) != nullptr;
-    const bool isEmbedding = dynamic_cast<const Embedding<T>*>(&layer) != nullptr;
-    if (!isDense && !isEmbedding && dynamic_cast<const LayerNorm<T>*>(&layer) == nullptr) {
+    const bool isDense = layer.AsLinear() != nullptr;
+    const bool isEmbedding = layer.LayerType() == "Embedding";
+    if (!isDense && !isEmbedding && layer.LayerType() != "LayerNorm") {
       refuse("and PEFT has no module like its layer");
     }
     const std::string module = options_.moduleName ? options_.moduleName(owner->first) : owner->first;

@@ -104,12 +104,7 @@ class PEFTImport {
       if (layer->GetParameterNames().size() == held.size()) trainable.push_back(layer);
     }
     PlaceAdapters(network, adapters, trainable);
-    if (values.empty()) return;
-    for (ParameterValue<T>& parameter : network.ParameterValues()) {
-      const auto value = values.find(parameter.name);
-      if (value != values.end()) parameter.value = *value->second;
-    }
-    network.ParametersChanged();
+    if (!values.empty()) AssignParameters(network, values);
   }
 
  private:
@@ -189,7 +184,7 @@ class PEFTImport {
     }
     // [rows x columns] as here; a part has all rows and its own columns.
     auto [rows, columns] = *parts.front().layer->GetParameterShape(whole.parameter);
-    const bool isDense = dynamic_cast<const DenseLayer<T>*>(parts.front().layer.get()) != nullptr;
+    const bool isDense = parts.front().layer->AsLinear() != nullptr;
     const bool isTransposed = isDense && whole.parameter == "weight" && !isConv1D;
     if (parts.size() > 1) columns = parts.back().begin + parts.back().size;
     const std::optional<std::string> reason =
@@ -214,7 +209,7 @@ class PEFTImport {
   /// Why a layer cannot take a whole parameter, or nothing.
   std::string WhyNotHeld(const PEFTPart<T>& part, const Whole& whole, std::array<Index, 2> shape,
                          bool isFused) const {
-    const bool isDense = dynamic_cast<const DenseLayer<T>*>(part.layer.get()) != nullptr;
+    const bool isDense = part.layer->AsLinear() != nullptr;
     if (isFused && (!isDense || part.layer->GetParameterShape(whole.parameter) != shape)) {
       return " does not fit " + Quoted(part.path);
     }

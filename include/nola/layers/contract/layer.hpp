@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +12,8 @@
 #include "nola/core/diagnostics.hpp"
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/layers/contract/clone_scope.hpp"
+#include "nola/layers/contract/linear_layer.hpp"
 #include "nola/layers/contract/parameter.hpp"
 #include "nola/layers/contract/pass.hpp"
 #include "nola/layers/contract/weight_loading.hpp"
@@ -19,21 +22,21 @@ namespace nola {
 
 template <std::floating_point T>
 class ILayer;
+template <std::floating_point T>
+class ILoRAAdapter;
 
 /// A child of a composite layer. Names contain no dot: paths join them with dots.
 template <std::floating_point T>
 struct NamedLayer {
   std::string name;
   std::shared_ptr<ILayer<T>> layer;
-};
+  /// The edge is frozen, not the child: its parameters are not listed by its parent and never marked by it.
+  /// So is an adapter's base. Every other walk sees it.
+  bool isFrozen = false;
 
-/// What a layer runs without listing it. Shareable means that it keeps no state of a pass: several layers may
-/// run it then, as adapters do with one frozen DenseLayer.
-template <std::floating_point T>
-struct UnlistedLayer {
-  std::string name;
-  std::shared_ptr<ILayer<T>> layer;
-  bool isShareable = false;
+  /// Whether it is asked for products alone, which keep no state: several parents may have it then, on
+  /// several threads.
+  bool IsShareable() const;
 };
 
 /// A function from [batch x InputSize()] to [batch x OutputSize()] with parameters.
@@ -111,21 +114,18 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
     ComputeInference(input, output, pass);
   }
 
-  /// The list that everything else about parameters follows from: children first, in
-  /// order, then the layer's own.
+  /// The list that everything else about parameters follows from: children first, in order, then the layer's
+  /// own. What lies below a frozen edge is not listed. Reserves no memory: a gradient is empty until a pass
+  /// or an optimizer needs it.
   virtual std::vector<Parameter<T>> Parameters() = 0;
   virtual std::vector<ConstParameter<T>> Parameters() const = 0;
-  /// The same list to write values to. Unlike Parameters(), which gives every trainable parameter memory for
-  /// a gradient, it reserves nothing: a network that is loaded and then frozen takes no second copy of it.
-  std::vector<ParameterValue<T>> ParameterValues() {
-    std::vector<ParameterValue<T>> list;
-    for (ConstParameter<T>& parameter : static_cast<const ILayer&>(*this).Parameters()) {
-      T* const values = const_cast<T*>(parameter.value.data());  // this layer's own, and it is not const
-      list.push_back({std::move(parameter.name), {values, parameter.value.rows(), parameter.value.cols()}});
-    }
-    return list;
-  }
-
+  /// The layer's part of that list, without its children's: the slots themselves. Allocates nothing.
+  virtual std::span<const NamedSlot<T>> OwnParameters() const = 0;
+  /// Adds a slot that layers below use to this layer's list: a vector that several adapters share.
+  /// @throws ConfigError for a name that is taken or has a dot, or a slot that is listed already.
+  virtual void AdoptParameter(const std::string& name, std::shared_ptr<ParameterSlot<T>> slot) = 0;
+  /// Takes a slot off this layer's list again. @return whether the layer had adopted it.
+  virtual bool DisownParameter(const std::string& name) = 0;
   /// To be called after values were written through these lists: rebuilds what is derived from them.
   virtual void ParametersChanged() = 0;
 
@@ -147,8 +147,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
 
   /// Marks the parameters of this layer and its children as training or frozen, from the next Forward on.
   virtual void SetTrainable(bool trainable) = 0;
-  /// Whether there is anything to train.
-  bool SupportsTraining() const { return ParameterCount() > 0; }
+  /// Whether the layer or one below it uses a parameter that trains, whoever lists it. Allocates nothing.
+  virtual bool SupportsTraining() const = 0;
 
   /// Forgets what Forward kept: the memory is returned, and Backward needs a new Forward. Without it a layer
   /// holds memory for the largest batch that it has seen, after Infer too, for as long as it lives.
@@ -160,30 +160,46 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// In evaluation mode Forward is Infer. Children follow.
   void SetTrainingMode(bool training) {
     training_ = training;
-    for (const NamedLayer<T>& child : Children()) child.layer->SetTrainingMode(training);
-    const UnlistedLayer<T> base = Unlisted();
-    if (base.layer && !base.isShareable) base.layer->SetTrainingMode(training);
+    for (const NamedLayer<T>& child : Children()) {
+      if (!child.IsShareable()) child.layer->SetTrainingMode(training);
+    }
   }
   bool IsTrainingMode() const { return training_; }
 
-  /// The layers whose parameters are listed here, in order.
+  /// The layers that this one is made of, in order; an adapter's base is one, by a frozen edge if it is
+  /// frozen.
   virtual std::span<const NamedLayer<T>> Children() const = 0;
-  /// The layer that this one runs without listing it or its parameters, under the name of a child: the frozen
-  /// base of an adapter. Null for other layers.
-  virtual UnlistedLayer<T> Unlisted() const { return {}; }
   /// Puts another layer in a child's place.
   /// @throws ConfigError for an unknown name, a null layer or one that stands somewhere below this layer
   /// already, itself or in part; ShapeError if the sizes differ.
   virtual void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) = 0;
 
-  /// A deep copy that shares no memory with this layer.
+  /// A deep copy that shares no memory with this layer; what is shared within it is shared within the copy.
   virtual std::shared_ptr<ILayer<T>> Clone() const = 0;
+  /// A copy that shares the memory of the frozen parameters: those that do not train, and all below a frozen
+  /// edge. The others are its own, so that threads may train one copy each. Gradients and what the last
+  /// Forward kept are left out. A frozen parameter that is written to changes in all copies; one that
+  /// SetTrainable thaws becomes the layer's own first.
+  std::shared_ptr<ILayer<T>> CloneSharingFrozen() const {
+    const detail::CloneScope<T> scope(true);
+    return Clone();
+  }
+
+  /// The layer as x W + b, if that is what it computes: null otherwise.
+  virtual const ILinearLayer<T>* AsLinear() const { return nullptr; }
+  /// The layer as a low-rank adapter, or null.
+  virtual const ILoRAAdapter<T>* AsAdapter() const { return nullptr; }
 
   ILayer& operator=(const ILayer&) = delete;
 
  protected:
   ILayer() = default;
-  ILayer(const ILayer&) = default;
+  ILayer(const ILayer& other)
+      : IDiagnosticsProvider(other), IWeightLoadable<T>(other), training_(other.training_) {
+    if (detail::CloneScope<T>::LeavesOutPasses()) return;
+    wanted_ = other.wanted_;
+    forwardRows_ = other.forwardRows_;
+  }
 
   /// Computes the output (to be resized) and keeps what the wanted gradients, not none, need.
   virtual void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) = 0;
@@ -222,4 +238,46 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   bool training_ = true;
 };
 
+template <std::floating_point T>
+bool NamedLayer<T>::IsShareable() const {
+  return isFrozen && layer->AsLinear() != nullptr;
+}
+
+namespace detail {
+
+/// Calls visit(slot) for every parameter that the layer lists, in list order. Allocates nothing.
+template <std::floating_point T, class Visit>
+void VisitSlots(const ILayer<T>& layer, const Visit& visit) {
+  for (const NamedLayer<T>& child : layer.Children()) {
+    if (!child.isFrozen) VisitSlots(*child.layer, visit);
+  }
+  for (const NamedSlot<T>& own : layer.OwnParameters()) visit(*own.slot);
+}
+
+/// The list of Parameters() as slots. Lends no memory, so whoever writes through it raises the versions.
+template <std::floating_point T>
+std::vector<NamedSlot<T>> ListSlots(const ILayer<T>& layer, const std::string& prefix = "") {
+  std::vector<NamedSlot<T>> list;
+  for (const NamedLayer<T>& child : layer.Children()) {
+    if (child.isFrozen) continue;
+    for (NamedSlot<T>& slot : ListSlots(*child.layer, prefix + child.name + "."))
+      list.push_back(std::move(slot));
+  }
+  for (const NamedSlot<T>& own : layer.OwnParameters()) list.push_back({prefix + own.name, own.slot});
+  return list;
+}
+
+/// Writes parameters by name. @pre names and shapes are right, the numbers finite.
+template <std::floating_point T>
+void AssignParameters(ILayer<T>& network, const std::map<std::string, const Tensor<T>*>& values) {
+  for (const NamedSlot<T>& parameter : ListSlots(network)) {
+    const auto value = values.find(parameter.name);
+    if (value == values.end()) continue;
+    parameter.slot->value = *value->second;
+    ++parameter.slot->version;
+  }
+  network.ParametersChanged();
+}
+
+}  // namespace detail
 }  // namespace nola

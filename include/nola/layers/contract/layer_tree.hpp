@@ -15,8 +15,8 @@
 
 namespace nola {
 
-/// Calls visit(path, layer) for every layer below `root`, parents before children, in list order. The layers
-/// below a layer are visited only if visit returns true for it.
+/// Calls visit(path, layer) for every layer below `root`, the bases of adapters included, parents before
+/// children, in list order. The layers below a layer are visited only if visit returns true for it.
 template <std::floating_point T>
 void VisitLayers(
     const ILayer<T>& root,
@@ -55,7 +55,7 @@ void ReplaceLayer(ILayer<T>& root, const std::string& path, std::shared_ptr<ILay
 
 namespace detail {
 
-/// Where layers stand, unlisted ones included.
+/// Where layers stand.
 template <std::floating_point T>
 class LayerPlaces {
  public:
@@ -65,9 +65,9 @@ class LayerPlaces {
     if (!isNew && isShareable && place->second.isShareable) return;
     if (!isNew) Fail(path, place->second.path, layer);
     const std::string prefix = path.empty() ? "" : path + ".";
-    for (const NamedLayer<T>& child : layer.Children()) Add(prefix + child.name, *child.layer);
-    const UnlistedLayer<T> base = layer.Unlisted();
-    if (base.layer) Add(prefix + base.name, *base.layer, base.isShareable);
+    for (const NamedLayer<T>& child : layer.Children()) {
+      Add(prefix + child.name, *child.layer, child.IsShareable());
+    }
   }
 
   /// The first that has a place here among a layer and all below it but its child `except`, or null.
@@ -76,17 +76,14 @@ class LayerPlaces {
                         std::string& path) const {
     const auto place = places_.find(&layer);
     if (place != places_.end() && !(isShareable && place->second.isShareable)) return &layer;
-    const auto below = [&](const std::string& name, const ILayer<T>& next, bool nextIsShareable) {
-      const ILayer<T>* const found = Find(next, "", nextIsShareable, path);
-      if (found != nullptr) path = path.empty() ? name : name + "." + path;
-      return found;
-    };
     for (const NamedLayer<T>& child : layer.Children()) {
       if (!except.empty() && child.name == except) continue;
-      if (const ILayer<T>* const found = below(child.name, *child.layer, false)) return found;
+      const ILayer<T>* const found = Find(*child.layer, "", child.IsShareable(), path);
+      if (found == nullptr) continue;
+      path = path.empty() ? child.name : child.name + "." + path;
+      return found;
     }
-    const UnlistedLayer<T> base = layer.Unlisted();
-    return base.layer ? below(base.name, *base.layer, base.isShareable) : nullptr;
+    return nullptr;
   }
 
   [[noreturn]] static void Fail(const std::string& path, const std::string& other, const ILayer<T>& layer) {
@@ -110,41 +107,33 @@ class LayerPlaces {
 /// @throws ConfigError if a layer cannot become `parent`'s child of this name, in the place of one that has
 /// it.
 template <std::floating_point T>
-void CheckNewChild(const ILayer<T>& parent, const std::string& name,
-                   const std::shared_ptr<ILayer<T>>& layer) {
+void CheckNewChild(const ILayer<T>& parent, const std::string& name, const std::shared_ptr<ILayer<T>>& layer,
+                   bool isFrozen = false) {
   if (!layer) throw ConfigError(Message({parent.LayerType(), ": layer '", name, "' is null"}));
   LayerPlaces<T> added;
-  added.Add(name, *layer);
+  added.Add(name, *layer, isFrozen && layer->AsLinear() != nullptr);
   std::string path;
   const ILayer<T>* const twice = added.Find(parent, name, false, path);
   if (twice != nullptr) added.Fail(added.PathOf(*twice), path, *twice);
 }
 
-/// Which layers of a network train, to be set again after an error.
+/// Which parameters of a network train, to be set again after an error.
 template <std::floating_point T>
 class TrainableMarks {
  public:
-  explicit TrainableMarks(ILayer<T>& root) {
-    Add(root);
-    VisitLayers<T>(root, [&](const std::string&, const std::shared_ptr<ILayer<T>>& layer) {
-      Add(*layer);
-      return true;
-    });
+  explicit TrainableMarks(const ILayer<T>& root) : root_(&root) {
+    VisitSlots(root, [&](const ParameterSlot<T>& slot) { marks_.push_back(slot.trainable); });
   }
 
+  /// The network must list what it did.
   void Restore() const {
-    for (const auto& [layer, trains] : marks_) layer->SetTrainable(trains);
+    auto mark = marks_.begin();
+    VisitSlots(*root_, [&](ParameterSlot<T>& slot) { slot.SetTrainable(*mark++); });
   }
 
  private:
-  /// A layer's own parameters train or are frozen together. Those below it have marks of their own, later.
-  void Add(ILayer<T>& layer) {
-    Index own = layer.ParameterCount();
-    for (const NamedLayer<T>& child : layer.Children()) own -= child.layer->ParameterCount();
-    marks_.emplace_back(&layer, own > 0);
-  }
-
-  std::vector<std::pair<ILayer<T>*, bool>> marks_;  // parents first
+  const ILayer<T>* root_;
+  std::vector<bool> marks_;
 };
 
 }  // namespace detail
@@ -153,7 +142,7 @@ class TrainableMarks {
 /// keeps one pass of each object, and an optimizer would step it twice. AddChild, ReplaceChild and Add refuse
 /// this for what is below them at that time; AdaptLayers, MergeAdapters, ReplaceLayers, the loading of
 /// adapters, optimizers and Trainer check the whole network by this function. Several adapters may have one
-/// frozen DenseLayer as their base.
+/// frozen linear layer as their base.
 /// @throws ConfigError that names both paths.
 template <std::floating_point T>
 void CheckTree(const ILayer<T>& network) {

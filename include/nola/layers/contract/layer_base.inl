@@ -1,0 +1,258 @@
+// The definitions of LayerBase.
+
+namespace nola {
+
+template <std::floating_point T>
+LayerBase<T>::LayerBase(const LayerBase& other)
+    : ILayer<T>(other), inputSize_(other.inputSize_), outputSize_(other.outputSize_) {
+  const detail::CloneScope<T> copies;
+  for (const NamedSlot<T>& own : other.listed_) {
+    // One that layers below use is never shared: thawing could not give it to them.
+    const bool isUsed = std::any_of(other.used_.begin(), other.used_.end(),
+                                    [&](const Use& use) { return use.slot == own.slot; });
+    listed_.push_back({own.name, copies.CopyOf(own.slot, isUsed)});
+  }
+  for (const Use& use : other.used_) used_.push_back({copies.CopyOf(use.slot), use.trainedAtForward});
+  for (const NamedLayer<T>& child : other.children_) {
+    const typename detail::CloneScope<T>::FrozenEdge edge(child.isFrozen);
+    children_.push_back({child.name, child.layer->Clone(), child.isFrozen});
+  }
+}
+
+template <std::floating_point T>
+std::vector<Parameter<T>> LayerBase<T>::Parameters() {
+  std::vector<Parameter<T>> list;
+  for (NamedSlot<T>& own : detail::ListSlots<T>(*this)) {
+    ParameterSlot<T>& slot = *own.slot;
+    slot.isLent.store(true, std::memory_order_relaxed);
+    Tensor<T>& gradient = slot.gradient;
+    list.push_back({std::move(own.name),
+                    {slot.value.data(), slot.value.rows(), slot.value.cols()},
+                    {gradient.data(), gradient.rows(), gradient.cols()},
+                    slot.trainable,
+                    std::move(own.slot)});
+  }
+  return list;
+}
+
+template <std::floating_point T>
+std::vector<ConstParameter<T>> LayerBase<T>::Parameters() const {
+  std::vector<ConstParameter<T>> list;
+  for (NamedSlot<T>& own : detail::ListSlots<T>(*this)) {
+    const ParameterSlot<T>& slot = *own.slot;
+    list.push_back({std::move(own.name),
+                    {slot.value.data(), slot.value.rows(), slot.value.cols()},
+                    {slot.gradient.data(), slot.gradient.rows(), slot.gradient.cols()},
+                    slot.trainable,
+                    std::move(own.slot)});
+  }
+  return list;
+}
+
+template <std::floating_point T>
+void LayerBase<T>::CheckName(const std::string& name) const {
+  const auto isTaken = [&](const auto& other) { return other.name == name; };
+  if (name.empty() || name.find('.') != std::string::npos) {
+    throw ConfigError(Message({this->LayerType(), ": '", name, "' is not a name: empty or with a dot"}));
+  }
+  if (std::any_of(children_.begin(), children_.end(), isTaken)) {
+    throw ConfigError(Message({this->LayerType(), ": two children named '", name, "'"}));
+  }
+  if (std::any_of(listed_.begin(), listed_.end(), isTaken)) {
+    throw ConfigError(Message({this->LayerType(), ": '", name, "' is the name of a parameter"}));
+  }
+}
+
+template <std::floating_point T>
+void LayerBase<T>::AddParameter(std::string name, Tensor<T> value) {
+  auto slot = std::make_shared<ParameterSlot<T>>(std::move(value));
+  used_.reserve(used_.size() + 1);
+  listed_.push_back({std::move(name), slot});
+  used_.push_back({std::move(slot)});
+}
+
+template <std::floating_point T>
+void LayerBase<T>::AdoptParameter(const std::string& name, std::shared_ptr<ParameterSlot<T>> slot) {
+  CheckName(name);
+  if (!slot) throw ConfigError(Message({this->LayerType(), ": parameter '", name, "' is null"}));
+  for (const NamedSlot<T>& listed : detail::ListSlots<T>(*this)) {
+    if (listed.slot == slot) {
+      throw ConfigError(
+          Message({this->LayerType(), ": '", name, "' is listed already, as '", listed.name, "'"}));
+    }
+  }
+  listed_.push_back({name, std::move(slot)});
+}
+
+template <std::floating_point T>
+bool LayerBase<T>::DisownParameter(const std::string& name) {
+  for (auto listed = listed_.begin(); listed != listed_.end(); ++listed) {
+    const auto isUse = [&](const Use& use) { return use.slot == listed->slot; };
+    if (listed->name != name || std::any_of(used_.begin(), used_.end(), isUse)) continue;
+    listed_.erase(listed);
+    return true;
+  }
+  return false;
+}
+
+template <std::floating_point T>
+void LayerBase<T>::ParametersChanged() {
+  for (const NamedSlot<T>& own : listed_) {
+    if (own.slot->isLent.load(std::memory_order_relaxed)) ++own.slot->version;
+  }
+  for (const NamedLayer<T>& child : children_) {
+    if (!child.isFrozen) child.layer->ParametersChanged();
+  }
+}
+
+template <std::floating_point T>
+Index LayerBase<T>::ParameterCount() const {
+  Index count = 0;
+  detail::VisitSlots<T>(*this, [&](const ParameterSlot<T>& slot) {
+    if (slot.trainable) count += slot.value.size();
+  });
+  return count;
+}
+
+template <std::floating_point T>
+Vector<T> LayerBase<T>::GetParameters() const {
+  Vector<T> all(ParameterCount());
+  T* next = all.data();
+  detail::VisitSlots<T>(*this, [&](const ParameterSlot<T>& slot) {
+    if (slot.trainable) next = std::copy_n(slot.value.data(), slot.value.size(), next);
+  });
+  return all;
+}
+
+template <std::floating_point T>
+void LayerBase<T>::SetParameters(const Vector<T>& parameters) {
+  if (parameters.size() != ParameterCount()) {
+    throw ShapeError(
+        Message({this->LayerType(), ": ", parameters.size(), " parameters, expected ", ParameterCount()}));
+  }
+  CheckFinite("parameters", parameters);
+  const T* next = parameters.data();
+  detail::VisitSlots<T>(*this, [&](ParameterSlot<T>& slot) {
+    if (!slot.trainable) return;
+    if (!std::equal(slot.value.data(), slot.value.data() + slot.value.size(), next)) {
+      std::copy_n(next, slot.value.size(), slot.value.data());
+      ++slot.version;
+    }
+    next += slot.value.size();
+  });
+  this->ParametersChanged();
+}
+
+template <std::floating_point T>
+Vector<T> LayerBase<T>::GetParameterGradients() const {
+  Vector<T> all = Vector<T>::Zero(ParameterCount());
+  T* next = all.data();
+  detail::VisitSlots<T>(*this, [&](const ParameterSlot<T>& slot) {
+    if (!slot.trainable) return;
+    std::copy_n(slot.gradient.data(), slot.gradient.size(), next);
+    next += slot.value.size();
+  });
+  return all;
+}
+
+template <std::floating_point T>
+void LayerBase<T>::ClearGradients() {
+  detail::VisitSlots<T>(*this, [](ParameterSlot<T>& slot) { slot.gradient.setZero(); });
+}
+
+template <std::floating_point T>
+bool LayerBase<T>::HasFiniteGradients() const {
+  bool isFinite = true;
+  detail::VisitSlots<T>(*this, [&](const ParameterSlot<T>& slot) {
+    isFinite = isFinite && (!slot.trainable || detail::IsFinite(slot.gradient));
+  });
+  return isFinite;
+}
+
+template <std::floating_point T>
+void LayerBase<T>::UpdateParameters(T learningRate) {
+  if (!std::isfinite(learningRate)) {
+    throw ConfigError(Message({this->LayerType(), ": learning rate ", learningRate, " is not finite"}));
+  }
+  if (!HasFiniteGradients()) throw StateError(this->LayerType() + ": a gradient contains NaN or infinity");
+  detail::VisitSlots<T>(*this, [&](ParameterSlot<T>& slot) {
+    if (!slot.trainable || slot.gradient.size() == 0) return;
+    slot.value.noalias() -= learningRate * slot.gradient;
+    ++slot.version;
+  });
+  this->ParametersChanged();
+}
+
+/// A parameter that clones share becomes this layer's own before it trains.
+template <std::floating_point T>
+void LayerBase<T>::MakeOwn(NamedSlot<T>& listed) {
+  auto own = std::make_shared<ParameterSlot<T>>(listed.slot->value);
+  own->trainable = false;
+  own->version = listed.slot->version + 1;
+  for (Use& use : used_) {
+    if (use.slot == listed.slot) use.slot = own;
+  }
+  listed.slot = std::move(own);
+}
+
+template <std::floating_point T>
+void LayerBase<T>::SetTrainable(bool trainable) {
+  for (const NamedLayer<T>& child : children_) {
+    if (!child.isFrozen) child.layer->SetTrainable(trainable);
+  }
+  for (NamedSlot<T>& own : listed_) {
+    if (own.slot->trainable == trainable) continue;  // clones that share it may be running
+    if (own.slot->isShared) MakeOwn(own);
+    own.slot->SetTrainable(trainable);
+  }
+}
+
+template <std::floating_point T>
+bool LayerBase<T>::SupportsTraining() const {
+  return std::any_of(
+             children_.begin(), children_.end(),
+             [](const NamedLayer<T>& child) { return !child.isFrozen && child.layer->SupportsTraining(); }) ||
+         std::any_of(used_.begin(), used_.end(), [](const Use& use) { return use.slot->trainable; });
+}
+
+template <std::floating_point T>
+void LayerBase<T>::AddChild(std::string name, std::shared_ptr<ILayer<T>> layer, bool isFrozen) {
+  detail::CheckNewChild<T>(*this, name, layer, isFrozen);
+  CheckName(name);
+  children_.push_back({std::move(name), std::move(layer), isFrozen});
+}
+
+template <std::floating_point T>
+void LayerBase<T>::ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) {
+  for (NamedLayer<T>& child : children_) {
+    if (child.name != name) continue;
+    if (layer == child.layer) return;
+    detail::CheckNewChild<T>(*this, name, layer, child.isFrozen);
+    if (layer->InputSize() != child.layer->InputSize() || layer->OutputSize() != child.layer->OutputSize()) {
+      throw ShapeError(Message({this->LayerType(), ": '", name, "' maps ", child.layer->InputSize(), " to ",
+                                child.layer->OutputSize(), ", its replacement ", layer->InputSize(), " to ",
+                                layer->OutputSize()}));
+    }
+    child.layer = std::move(layer);
+    this->ResetState();
+    return;
+  }
+  throw ConfigError(Message({this->LayerType(), ": no child is named '", name, "'"}));
+}
+
+template <std::floating_point T>
+std::map<std::string, std::string> LayerBase<T>::GetDiagnostics() const {
+  std::map<std::string, std::string> facts{{"layer_type", this->LayerType()},
+                                           {"input_size", std::to_string(InputSize())},
+                                           {"output_size", std::to_string(OutputSize())},
+                                           {"parameter_count", std::to_string(ParameterCount())}};
+  AddDiagnostics(facts);
+  for (const NamedLayer<T>& child : children_) {
+    for (auto& [key, value] : child.layer->GetDiagnostics()) {
+      facts[child.name + "." + key] = std::move(value);
+    }
+  }
+  return facts;
+}
+
+}  // namespace nola

@@ -1,0 +1,117 @@
+// The definitions of LayerBase that read and write parameters by name.
+
+namespace nola {
+
+template <std::floating_point T>
+std::vector<std::string> LayerBase<T>::GetParameterNames() const {
+  std::vector<std::string> names;
+  for (NamedSlot<T>& parameter : detail::ListSlots<T>(*this)) names.push_back(std::move(parameter.name));
+  return names;
+}
+
+template <std::floating_point T>
+std::optional<Tensor<T>> LayerBase<T>::TryGetParameter(const std::string& name) const {
+  for (const NamedSlot<T>& parameter : detail::ListSlots<T>(*this)) {
+    if (parameter.name == name) return parameter.slot->value;
+  }
+  return std::nullopt;
+}
+
+template <std::floating_point T>
+std::optional<std::array<Index, 2>> LayerBase<T>::GetParameterShape(const std::string& name) const {
+  for (const NamedSlot<T>& parameter : detail::ListSlots<T>(*this)) {
+    const Tensor<T>& value = parameter.slot->value;
+    if (parameter.name == name) return std::array<Index, 2>{value.rows(), value.cols()};
+  }
+  return std::nullopt;
+}
+
+template <std::floating_point T>
+void LayerBase<T>::CheckFits(const NamedSlot<T>& parameter, const TensorRef<T>& value) const {
+  const Tensor<T>& target = parameter.slot->value;
+  const bool asColumn = target.rows() == 1 && value.cols() == 1 && value.rows() == target.cols();
+  if (asColumn || (value.rows() == target.rows() && value.cols() == target.cols())) return;
+  throw ShapeError(Message({this->LayerType(), ": '", parameter.name, "' is [", target.rows(), " x ",
+                            target.cols(), "], given [", value.rows(), " x ", value.cols(), "]"}));
+}
+
+template <std::floating_point T>
+void LayerBase<T>::Assign(ParameterSlot<T>& slot, const TensorRef<T>& value) {
+  if (value.rows() == slot.value.rows() && value.cols() == slot.value.cols()) {
+    slot.value = value;
+  } else {
+    slot.value = value.transpose();
+  }
+  ++slot.version;
+}
+
+template <std::floating_point T>
+bool LayerBase<T>::SetParameter(const std::string& name, const TensorRef<T>& value) {
+  for (const NamedSlot<T>& parameter : detail::ListSlots<T>(*this)) {
+    if (parameter.name != name) continue;
+    CheckFits(parameter, value);
+    CheckFinite(name, value);
+    Assign(*parameter.slot, value);
+    this->ParametersChanged();
+    return true;
+  }
+  return false;
+}
+
+template <std::floating_point T>
+WeightLoadValidation LayerBase<T>::ValidateWeights(const std::vector<std::string>& names,
+                                                   const WeightNameMapping& mapping) const {
+  return detail::PlanLoad(names, mapping, GetParameterNames()).validation;
+}
+
+template <std::floating_point T>
+WeightLoadResult LayerBase<T>::LoadWeights(const std::map<std::string, Tensor<T>>& weights,
+                                           const WeightNameMapping& mapping, bool strict) {
+  std::vector<std::string> names;
+  std::vector<const Tensor<T>*> values;
+  for (const auto& [name, value] : weights) {
+    names.push_back(name);
+    values.push_back(&value);
+  }
+  const std::vector<NamedSlot<T>> parameters = detail::ListSlots<T>(*this);
+  detail::LoadPlan plan = detail::PlanLoad(names, mapping, GetParameterNames());
+  WeightLoadResult result;
+  result.missing = std::move(plan.validation.missing);
+  result.unexpected = std::move(plan.validation.unexpected);
+  for (const std::string& name : plan.validation.duplicate) {
+    result.errors.push_back(Message({"two weights are mapped to '", name, "'"}));
+  }
+  const auto firstOf = [](const std::vector<std::string>& list) {
+    return list.empty() ? "" : " ('" + list.front() + (list.size() > 1 ? "', ...)" : "')");
+  };
+  if (strict && !(result.missing.empty() && result.unexpected.empty() && result.errors.empty())) {
+    throw ConfigError(Message({this->LayerType(), ": strict loading with ", result.missing.size(), " missing",
+                               firstOf(result.missing), ", ", result.unexpected.size(), " unexpected",
+                               firstOf(result.unexpected), ", ", result.errors.size(), " duplicate",
+                               firstOf(plan.validation.duplicate)}));
+  }
+  std::vector<std::pair<const NamedSlot<T>*, const Tensor<T>*>> assignments;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (!plan.weightOf[i]) continue;
+    const Tensor<T>& value = *values[*plan.weightOf[i]];
+    try {
+      CheckFits(parameters[i], value);
+      CheckFinite(parameters[i].name, value);
+      assignments.emplace_back(&parameters[i], &value);
+    } catch (const Error& error) {
+      if (strict) throw;
+      result.errors.emplace_back(error.what());
+    }
+  }
+  for (const auto& [parameter, value] : assignments) {
+    Assign(*parameter->slot, *value);
+    result.loaded.push_back(parameter->name);
+  }
+  this->ParametersChanged();
+  result.success = result.missing.empty() && result.unexpected.empty() && result.errors.empty();
+  return result;
+}
+
+NOLA_COMPILED_CLASS(layers, LayerBase);
+
+}  // namespace nola
