@@ -8,6 +8,7 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
+#include "nola/layers/branches.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
@@ -18,6 +19,11 @@ template <std::floating_point T>
 class Sequential final : public LayerBase<T> {
  public:
   Sequential() : LayerBase<T>(0, 0) {}
+  /// A chain of these layers, named `0`, `1`, .. @throws as Add.
+  template <class... Layers>
+  requires(sizeof...(Layers) > 0) explicit Sequential(std::shared_ptr<Layers>... layers) : Sequential() {
+    (Add(std::move(layers)), ...);
+  }
 
   /// Appends a layer under a name without dots.
   /// @throws ConfigError for a null layer, an unusable name, or a layer that stands in the chain already or
@@ -66,10 +72,8 @@ class Sequential final : public LayerBase<T> {
     wanted_.resize(layers.size());
     bool inputWanted = Includes(pass.wanted, Gradients::input);
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      const bool trains = Includes(pass.wanted, Gradients::parameters) && layers[i].layer->SupportsTraining();
-      wanted_[i] = (trains ? Gradients::parameters : Gradients::none) |
-                   (inputWanted ? Gradients::input : Gradients::none);
-      inputWanted = inputWanted || trains;
+      wanted_[i] = detail::WantedOfChild(*layers[i].layer, pass.wanted, inputWanted);
+      inputWanted = wanted_[i] != Gradients::none;
       Tensor<T>& target = i + 1 == layers.size() ? output : between_[buffers_[i]];
       if (i == 0) {
         layers[i].layer->Forward(input, target, pass.With(wanted_[i]));

@@ -7,48 +7,54 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
+#include "nola/layers/branches.hpp"
 #include "nola/layers/dense_layer.hpp"
 #include "nola/transformers/attention_head.hpp"
 #include "nola/transformers/key_value_cache.hpp"
-#include "nola/transformers/sequence_layer.hpp"
+#include "nola/transformers/sequences.hpp"
 
 namespace nola {
 
-/// Multi-head scaled dot-product attention under a causal mask, over sequences in flattened rows.
-/// Children, each a layer [width x width] that an adapter can take the place of: `query`, `key`, `value`,
-/// `output`. A child that needs no gradient costs none: with adapters on query and value alone, no gradient
-/// of the keys' weights is formed.
+/// Multi-head scaled dot-product attention under a causal mask, over the sequences of the batch: those of the
+/// pass's RowPlan, of any lengths, or the whole batch as one. Children, each a layer [width x width] that an
+/// adapter can take the place of: `query`, `key`, `value`, `output`. A child that needs no gradient costs
+/// none: with adapters on query and value alone, no gradient of the keys' weights is formed.
 ///
-/// Forward keeps queries, keys, values and one number a token and head; nothing grows with the square of the
-/// sequence length. With OpenMP in the user's program heads run in parallel; the result is the same for any
-/// number of threads.
+/// In Infer a sequence with a cache goes on from the tokens before its position, which the cache holds, and
+/// its own keys and values are written after them. Its result is that of the whole sequence, to rounding.
+/// Safe from many threads at once, each with caches of its own. Errors beside those of all layers:
+/// ShapeError for a plan of other rows or tokens beyond a cache's capacity, StateError for a cache that does
+/// not hold the tokens before, ConfigError for one cache twice or in Forward; no cache has changed then.
+///
+/// Forward keeps queries, keys, values and one number a token and head; nothing grows with the square of a
+/// sequence's length. With OpenMP in the user's program heads run in parallel. A sequence's bits depend on
+/// neither the number of threads nor on what else is in the batch.
 /// @see Vaswani et al.: Attention is all you need (2017), section 3.2; the backward pass rebuilds the weights
 /// as in Dao et al.: FlashAttention (2022), section 3.1.
 template <std::floating_point T>
-class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
+class CausalSelfAttention final : public LayerBase<T> {
  public:
   /// The four dense layers are drawn from seed, seed + 1, .. as DenseLayer draws them.
-  /// @param sequenceLength  rows of one sequence in Forward and Infer; see ISequenceLayer.
   /// @throws ConfigError if a size is below 1 or width is no multiple of heads.
-  CausalSelfAttention(Index width, Index heads, Index sequenceLength, bool bias = true,
-                      std::uint64_t seed = 42, Initialization initialization = Initialization::random)
-      : CausalSelfAttention(heads, sequenceLength,
-                            std::make_shared<DenseLayer<T>>(width, width, bias, seed, initialization),
+  CausalSelfAttention(Index width, Index heads, bool bias = true, std::uint64_t seed = 42,
+                      Initialization initialization = Initialization::random)
+      : CausalSelfAttention(heads, std::make_shared<DenseLayer<T>>(width, width, bias, seed, initialization),
                             std::make_shared<DenseLayer<T>>(width, width, bias, seed + 1, initialization),
                             std::make_shared<DenseLayer<T>>(width, width, bias, seed + 2, initialization),
                             std::make_shared<DenseLayer<T>>(width, width, bias, seed + 3, initialization)) {}
+  /// An index is no bias: the number of tokens in a sequence is the RowPlan's.
+  CausalSelfAttention(Index width, Index heads, Index tokens, bool bias = true, std::uint64_t seed = 42,
+                      Initialization initialization = Initialization::random) = delete;
 
   /// Attention made of these layers, all [width x width].
   /// @throws ConfigError as above, for a null layer or the same one twice; ShapeError if their sizes differ.
-  CausalSelfAttention(Index heads, Index sequenceLength, std::shared_ptr<ILayer<T>> query,
-                      std::shared_ptr<ILayer<T>> key, std::shared_ptr<ILayer<T>> value,
-                      std::shared_ptr<ILayer<T>> output)
-      : LayerBase<T>(query ? query->InputSize() : 0, query ? query->InputSize() : 0),
-        heads_(heads),
-        sequenceLength_(sequenceLength) {
+  CausalSelfAttention(Index heads, std::shared_ptr<ILayer<T>> query, std::shared_ptr<ILayer<T>> key,
+                      std::shared_ptr<ILayer<T>> value, std::shared_ptr<ILayer<T>> output)
+      : LayerBase<T>(query ? query->InputSize() : 0, query ? query->InputSize() : 0), heads_(heads) {
     this->AddChild("query", std::move(query));
     this->AddChild("key", std::move(key));
     this->AddChild("value", std::move(value));
@@ -63,111 +69,58 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
       throw ConfigError(
           Message({"CausalSelfAttention: width ", width, " is no multiple of ", heads, " heads"}));
     }
-    detail::CheckSequenceLength("CausalSelfAttention", sequenceLength);
   }
 
   std::string LayerType() const override { return "CausalSelfAttention"; }
   Index Heads() const { return heads_; }
-  Index SequenceLength() const override { return sequenceLength_; }
-  void SetSequenceLength(Index length) override {
-    detail::CheckSequenceLength("CausalSelfAttention", length);
-    if (length == sequenceLength_) return;
-    sequenceLength_ = length;
-    this->ResetState();
-  }
-
-  /// The next tokens of one sequence: writes their keys and values to the cache after the `length` tokens it
-  /// holds, and what they gather to the output. Safe from many threads at once, each with its cache.
-  /// Allocates nothing once warm.
-  /// @param input [n x width]. @param output resized to the same.
-  /// @throws ShapeError if the cache is of another width or has no room for them; nothing has changed then.
-  void InferNext(const TensorRef<T>& input, AttentionCache<T>& cache, Index length, Tensor<T>& output) const {
-    const Index width = this->InputSize();
-    const Index total = length + input.rows();
-    if (input.cols() != width || cache.keys.cols() != width || cache.values.cols() != width) {
-      throw ShapeError(Message({"CausalSelfAttention: input of ", input.cols(), " and cache of ",
-                                cache.keys.cols(), " columns, expected ", width}));
-    }
-    if (length < 0 || total > cache.keys.rows() || total > cache.values.rows()) {
-      throw ShapeError(Message({"CausalSelfAttention: ", input.rows(), " tokens after ", length,
-                                " exceed the cache's ", cache.keys.rows()}));
-    }
-    const typename Pool::Lease scratch(pool_);
-    InferChild(kQuery, input, scratch->query);
-    InferChild(kKey, input, scratch->key);
-    InferChild(kValue, input, scratch->value);
-    cache.keys.middleRows(length, input.rows()) = scratch->key;
-    cache.values.middleRows(length, input.rows()) = scratch->value;
-    scratch->gathered.resize(input.rows(), width);
-    for (Index head = 0; head < heads_; ++head) {
-      detail::AttendHead<T>(Head(scratch->query, head, 0, input.rows()), Head(cache.keys, head, 0, total),
-                            Head(cache.values, head, 0, total), Scale(),
-                            HeadToWrite(scratch->gathered, head, 0, input.rows()), nullptr,
-                            scratch->attention);
-    }
-    InferChild(kOutput, scratch->gathered, output);
-  }
-
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<CausalSelfAttention>(*this); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
-    const Index tokens = Tokens(input.rows());
-    bool gatheredNeeded = false;
-    for (const std::size_t child : {kQuery, kKey, kValue}) {
-      wanted_[child] =
-          detail::WantedOfChild(Layer(child), pass.wanted, Includes(pass.wanted, Gradients::input));
-      gatheredNeeded = gatheredNeeded || wanted_[child] != Gradients::none;
+    detail::RefuseCaches(*this, pass);
+    Place(pass, input.rows(), kept_.sequences);
+    for (const std::size_t child : kProjections) {
+      branches_.Forward(child, Layer(child), input, kept_.projected[child], pass);
     }
-    wanted_[kOutput] = detail::WantedOfChild(Layer(kOutput), pass.wanted, gatheredNeeded);
-    Layer(kQuery).Forward(input, kept_.query, wanted_[kQuery]);
-    Layer(kKey).Forward(input, kept_.key, wanted_[kKey]);
-    Layer(kValue).Forward(input, kept_.value, wanted_[kValue]);
+    outputWanted_ = detail::WantedOfChild(Layer(kOutput), pass.wanted, branches_.AnyIsWanted());
     logSums_.resize(input.rows() * heads_);
-    Gather(kept_, tokens, logSums_.data());
-    Layer(kOutput).Forward(kept_.gathered, output, wanted_[kOutput]);
+    Gather(kept_, logSums_.data());
+    Layer(kOutput).Forward(kept_.gathered, output, pass.With(outputWanted_));
   }
 
-  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
-                       Gradients wanted) override {
-    if (wanted_[kOutput] == Gradients::none) return;
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
+    if (outputWanted_ == Gradients::none) return;
     Layer(kOutput).Backward(outputGradient, gatheredGradient_);
-    if (!Includes(wanted_[kOutput], Gradients::input)) return;
-    const Index rows = outputGradient.rows();
-    const Index tokens = Tokens(rows);
-    for (const std::size_t child : {kQuery, kKey, kValue}) {
-      const bool needed = wanted_[child] != Gradients::none;
-      gradients_[child].resize(needed ? rows : 0, needed ? this->InputSize() : 0);
+    if (!Includes(outputWanted_, Gradients::input)) return;
+    for (const std::size_t child : kProjections) {
+      const bool needed = branches_.IsWanted(child);
+      gradients_[child].resize(needed ? outputGradient.rows() : 0, needed ? this->InputSize() : 0);
     }
-    const auto gradientOf = [&](std::size_t child, Index head, Index first) {
-      return wanted_[child] != Gradients::none ? HeadToWrite(gradients_[child], head, first, tokens)
-                                               : detail::HeadMap<T>(nullptr, 0, 0, Eigen::OuterStride<>(0));
+    const auto gradientOf = [&](std::size_t child, Index head, const Sequence& sequence) {
+      return branches_.IsWanted(child) ? HeadToWrite(gradients_[child], head, sequence.first, sequence.rows)
+                                       : detail::HeadMap<T>(nullptr, 0, 0, Eigen::OuterStride<>(0));
     };
-    ForEachHead(rows, tokens, [&](Index head, Index first) {
+    ForEachHead(kept_.sequences, [&](Index head, const Sequence& sequence) {
       const typename Pool::Lease scratch(pool_);
-      detail::AttendHeadBackward<T>(
-          Head(kept_.query, head, first, tokens), Head(kept_.key, head, first, tokens),
-          Head(kept_.value, head, first, tokens), Scale(), Head(gatheredGradient_, head, first, tokens),
-          logSums_.data() + first * heads_ + head * tokens, gradientOf(kQuery, head, first),
-          gradientOf(kKey, head, first), gradientOf(kValue, head, first), scratch->attention);
+      detail::AttendHeadBackward<T>(Head(kept_.projected[kQuery], head, sequence.first, sequence.rows),
+                                    Head(kept_.projected[kKey], head, sequence.first, sequence.rows),
+                                    Head(kept_.projected[kValue], head, sequence.first, sequence.rows),
+                                    Scale(), Head(gatheredGradient_, head, sequence.first, sequence.rows),
+                                    logSums_.data() + FirstLogSum(sequence, head),
+                                    gradientOf(kQuery, head, sequence), gradientOf(kKey, head, sequence),
+                                    gradientOf(kValue, head, sequence), scratch->attention);
     });
-    const bool inputWanted = Includes(wanted, Gradients::input);
-    if (inputWanted) inputGradient.setZero();
-    for (const std::size_t child : {kQuery, kKey, kValue}) {
-      if (wanted_[child] == Gradients::none) continue;
-      Layer(child).Backward(gradients_[child], childInputGradient_);
-      if (inputWanted) inputGradient += childInputGradient_;
+    for (const std::size_t child : kProjections) {  // what was gathered has had its gradient: it is free
+      branches_.Backward(child, Layer(child), gradients_[child], inputGradient, gatheredGradient_);
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
-    const Index tokens = Tokens(input.rows());
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
     const typename Pool::Lease scratch(pool_);
-    InferChild(kQuery, input, scratch->query);
-    InferChild(kKey, input, scratch->key);
-    InferChild(kValue, input, scratch->value);
-    Gather(*scratch, tokens, nullptr);
-    InferChild(kOutput, scratch->gathered, output);
+    Place(pass, input.rows(), scratch->sequences);
+    for (const std::size_t child : kProjections) Layer(child).Infer(input, scratch->projected[child], pass);
+    Gather(*scratch, nullptr);
+    Layer(kOutput).Infer(scratch->gathered, output, pass);
   }
 
   void ForgetForward() override {
@@ -175,14 +128,12 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
     kept_ = {};
     logSums_.resize(0);
     gatheredGradient_.resize(0, 0);
-    childInputGradient_.resize(0, 0);
     for (Tensor<T>& gradient : gradients_) gradient.resize(0, 0);
     pool_.Clear();
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
     facts["heads"] = std::to_string(heads_);
-    facts["sequence_length"] = std::to_string(sequenceLength_);
   }
 
  private:
@@ -190,24 +141,26 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
   static constexpr std::size_t kKey = 1;
   static constexpr std::size_t kValue = 2;
   static constexpr std::size_t kOutput = 3;
+  static constexpr std::array<std::size_t, 3> kProjections{kQuery, kKey, kValue};
+
+  /// Neighbouring rows of a batch that attend to each other, and to those that a cache holds before them.
+  struct Sequence {
+    Index first;
+    Index rows;
+    Index before;
+    detail::CachedRows<T>* cached;  // null: without a cache
+  };
 
   /// What goes through attention, [rows x width] each.
   struct Activations {
-    Tensor<T> query;
-    Tensor<T> key;
-    Tensor<T> value;
-    Tensor<T> gathered;  // the input of `output`
+    std::vector<Sequence> sequences;
+    std::array<Tensor<T>, 3> projected;  // queries, keys and values
+    Tensor<T> gathered;                  // the input of `output`
     detail::AttentionScratch<T> attention;
   };
   using Pool = detail::ScratchPool<Activations>;
 
-  ILayer<T>& Layer(std::size_t child) { return *this->Children()[child].layer; }
-  void InferChild(std::size_t child, const TensorRef<T>& input, Tensor<T>& output) const {
-    std::as_const(*this->Children()[child].layer).Infer(input, output);
-  }
-  Index Tokens(Index rows) const {
-    return detail::TokensPerSequence("CausalSelfAttention", rows, sequenceLength_);
-  }
+  ILayer<T>& Layer(std::size_t child) const { return *this->Children()[child].layer; }
   Index HeadSize() const { return this->InputSize() / heads_; }
   T Scale() const { return T(1) / std::sqrt(static_cast<T>(HeadSize())); }
 
@@ -219,38 +172,75 @@ class CausalSelfAttention final : public LayerBase<T>, public ISequenceLayer {
     return {all.data() + first * all.cols() + head * HeadSize(), rows, HeadSize(),
             Eigen::OuterStride<>(all.cols())};
   }
-
-  /// Calls task(head, first row of the sequence) for every head of every sequence.
-  template <class Task>
-  void ForEachHead(Index rows, Index tokens, const Task& task) const {
-    const Index count = tokens > 0 ? rows / tokens * heads_ : 0;
-    const double scores = static_cast<double>(rows) * static_cast<double>(tokens);
-    detail::ParallelFor(count, scores * static_cast<double>(this->InputSize() / 8 + heads_),
-                        [&](Index i) { task(i % heads_, i / heads_ * tokens); });
+  /// Where a head's part of the logSums begins: of each sequence, the tokens of head 0, then of head 1, ..
+  Index FirstLogSum(const Sequence& sequence, Index head) const {
+    return sequence.first * heads_ + head * sequence.rows;
   }
 
-  /// @param logSums  [rows * heads] or null: of each sequence, the tokens of head 0, then of head 1, ..
-  void Gather(Activations& activations, Index tokens, T* logSums) const {
-    const Index rows = activations.query.rows();
-    activations.gathered.resize(rows, this->InputSize());
-    ForEachHead(rows, tokens, [&](Index head, Index first) {
+  /// The sequences of a batch. Checks all of it, and changes nothing that a cache holds.
+  void Place(const Pass<T>& pass, Index rows, std::vector<Sequence>& sequences) const {
+    sequences.clear();
+    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows<T>& given) {
+      Sequence sequence{first, given.rows, 0, nullptr};
+      if (given.cache != nullptr) {
+        sequence.before = given.position;
+        sequence.cached = &given.cache->RowsOf(identity_, this->InputSize(), given.position, given.rows);
+        for (const Sequence& other : sequences) {
+          if (other.cached != sequence.cached) continue;
+          throw ConfigError("CausalSelfAttention: two sequences of the RowPlan have the same KeyValueCache");
+        }
+      }
+      sequences.push_back(sequence);
+    });
+  }
+
+  /// Calls task(head, sequence) for every head of every sequence.
+  template <class Task>
+  void ForEachHead(const std::vector<Sequence>& sequences, const Task& task) const {
+    double scores = 0;
+    for (const Sequence& sequence : sequences) {
+      scores += static_cast<double>(sequence.rows) * static_cast<double>(sequence.before + sequence.rows);
+    }
+    detail::ParallelFor(static_cast<Index>(sequences.size()) * heads_,
+                        scores * static_cast<double>(this->InputSize() / 8 + heads_),
+                        [&](Index i) { task(i % heads_, sequences[static_cast<std::size_t>(i / heads_)]); });
+  }
+
+  /// @param logSums  [rows * heads], see FirstLogSum, or null.
+  void Gather(Activations& activations, T* logSums) const {
+    const auto& [queries, keys, values] = activations.projected;
+    activations.gathered.resize(queries.rows(), this->InputSize());
+    for (const Sequence& sequence : activations.sequences) {
+      if (sequence.cached == nullptr) continue;
+      sequence.cached->keys.middleRows(sequence.before, sequence.rows) =
+          keys.middleRows(sequence.first, sequence.rows);
+      sequence.cached->values.middleRows(sequence.before, sequence.rows) =
+          values.middleRows(sequence.first, sequence.rows);
+      sequence.cached->rows = sequence.before + sequence.rows;
+    }
+    ForEachHead(activations.sequences, [&](Index head, const Sequence& sequence) {
       const typename Pool::Lease scratch(pool_);
-      detail::AttendHead<T>(
-          Head(activations.query, head, first, tokens), Head(activations.key, head, first, tokens),
-          Head(activations.value, head, first, tokens), Scale(),
-          HeadToWrite(activations.gathered, head, first, tokens),
-          logSums != nullptr ? logSums + first * heads_ + head * tokens : nullptr, scratch->attention);
+      const Index seen = sequence.before + sequence.rows;
+      const bool cached = sequence.cached != nullptr;
+      detail::AttendHead<T>(Head(activations.projected[kQuery], head, sequence.first, sequence.rows),
+                            Head(cached ? sequence.cached->keys : activations.projected[kKey], head,
+                                 cached ? 0 : sequence.first, seen),
+                            Head(cached ? sequence.cached->values : activations.projected[kValue], head,
+                                 cached ? 0 : sequence.first, seen),
+                            Scale(), HeadToWrite(activations.gathered, head, sequence.first, sequence.rows),
+                            logSums != nullptr ? logSums + FirstLogSum(sequence, head) : nullptr,
+                            scratch->attention);
     });
   }
 
   Index heads_;
-  Index sequenceLength_;
-  std::array<Gradients, 4> wanted_{};  // of each child in the last forward pass
-  Activations kept_;                   // of the last forward pass
-  Vector<T> logSums_;                  // as Gather writes them
+  detail::LayerIdentity identity_;            // to caches
+  detail::Branches<T> branches_;              // query, key and value
+  Gradients outputWanted_ = Gradients::none;  // in the last forward pass
+  Activations kept_;                          // of the last forward pass
+  Vector<T> logSums_;
   Tensor<T> gatheredGradient_;
   std::array<Tensor<T>, 3> gradients_;  // of queries, keys and values
-  Tensor<T> childInputGradient_;
   mutable Pool pool_;
 };
 

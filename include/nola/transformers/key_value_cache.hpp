@@ -1,6 +1,8 @@
 // KeyValueCache: what attention remembers of a sequence, so that the next token costs one row.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <vector>
 
 #include "nola/core/error.hpp"
@@ -8,38 +10,55 @@
 
 namespace nola {
 
-/// The keys and values of one attention layer, [capacity x width] each.
+namespace detail {
+
+/// Tells layers apart for as long as the program runs: an address may be given again to a later one.
+class LayerIdentity {
+ public:
+  LayerIdentity() = default;
+  LayerIdentity(const LayerIdentity&) {}
+  LayerIdentity& operator=(const LayerIdentity&) = delete;
+  std::uint64_t Number() const { return number_; }
+
+ private:
+  inline static std::atomic<std::uint64_t> last_{0};
+  std::uint64_t number_ = ++last_;
+};
+
+/// What one attention layer remembers: [capacity x width] each, of which the first `rows` are written.
 template <std::floating_point T>
-struct AttentionCache {
+struct CachedRows {
+  std::uint64_t layer = 0;
+  Index rows = 0;
   Tensor<T> keys;
   Tensor<T> values;
 };
 
-/// One sequence under generation: the caches of all blocks and the number of tokens they hold. The caller's
-/// own: any number of sequences may be generated from one network at once, each with its cache.
-/// Memory: 2 * blocks * capacity * width numbers, allocated once.
+}  // namespace detail
+
+/// One sequence under generation: the keys and values of its tokens in each attention layer of a network, and
+/// their number. The caller's own, named by a SequenceRows of the plan: any number of sequences may go
+/// through one network at once, in one batch or in several threads, each with its cache.
+///
+/// Each attention layer takes its memory, 2 * capacity * width numbers, when it first meets the cache;
+/// after that nothing is allocated. So a cache belongs to the network that it was first used with.
 template <std::floating_point T>
 class KeyValueCache {
  public:
-  /// @throws ConfigError if a size is below 1.
-  KeyValueCache(Index blocks, Index capacity, Index width) : capacity_(capacity) {
-    if (blocks < 1 || capacity < 1 || width < 1) {
-      throw ConfigError(Message({"KeyValueCache: ", blocks, " blocks of ", capacity, " tokens of ", width,
-                                 ", expected at least 1"}));
-    }
-    blocks_.resize(static_cast<std::size_t>(blocks));
-    for (AttentionCache<T>& block : blocks_) {
-      block.keys.setZero(capacity, width);
-      block.values.setZero(capacity, width);
+  /// @throws ConfigError if the capacity is below 1.
+  explicit KeyValueCache(Index capacity) : capacity_(capacity) {
+    if (capacity < 1) {
+      throw ConfigError(Message({"KeyValueCache: capacity ", capacity, " tokens, expected at least 1"}));
     }
   }
 
-  Index BlockCount() const { return static_cast<Index>(blocks_.size()); }
+  /// Most tokens that it can hold.
   Index Capacity() const { return capacity_; }
-  /// Tokens held.
+  /// Tokens held: the position of the next one. TransformerDecoder counts them; beside a network that does
+  /// not, it is the caller's to set.
   Index Length() const { return length_; }
   /// Sets the number of tokens held: 0 starts a new sequence, less than Length() goes back to an earlier one.
-  /// More is for the layer that has just written them. @throws ShapeError if outside 0..Capacity().
+  /// @throws ShapeError if outside 0..Capacity().
   void SetLength(Index length) {
     if (length < 0 || length > capacity_) {
       throw ShapeError(Message({"KeyValueCache: length ", length, ", expected 0 to ", capacity_}));
@@ -47,16 +66,33 @@ class KeyValueCache {
     length_ = length;
   }
 
-  /// @throws ShapeError if there is no such block.
-  AttentionCache<T>& Block(Index index) {
-    if (index < 0 || index >= BlockCount()) {
-      throw ShapeError(Message({"KeyValueCache: block ", index, " of ", BlockCount()}));
+  /// For an attention layer: the memory of its own, made if there is none, for `rows` tokens from `position`.
+  /// @throws ShapeError if they exceed the capacity, StateError if those before were not written by this
+  /// layer. Nothing that is held has changed then.
+  detail::CachedRows<T>& RowsOf(const detail::LayerIdentity& layer, Index width, Index position, Index rows) {
+    if (position + rows > capacity_) {
+      throw ShapeError(Message(
+          {"KeyValueCache: ", rows, " tokens after ", position, " exceed the capacity of ", capacity_}));
     }
-    return blocks_[static_cast<std::size_t>(index)];
+    for (detail::CachedRows<T>& cached : cached_) {
+      if (cached.layer != layer.Number()) continue;
+      if (position > cached.rows) {
+        throw StateError(Message({"KeyValueCache: tokens from position ", position, ", and ", cached.rows,
+                                  " before them are held"}));
+      }
+      return cached;
+    }
+    if (position > 0) {
+      throw StateError(Message({"KeyValueCache: its ", position,
+                                " tokens were not written by this attention layer; the cache belongs to "
+                                "another network"}));
+    }
+    cached_.push_back({layer.Number(), 0, Tensor<T>(capacity_, width), Tensor<T>(capacity_, width)});
+    return cached_.back();
   }
 
  private:
-  std::vector<AttentionCache<T>> blocks_;
+  std::vector<detail::CachedRows<T>> cached_;  // of each attention layer
   Index capacity_;
   Index length_ = 0;
 };

@@ -1,8 +1,6 @@
 // TransformerDecoder: a GPT, from token indices to the logits of the next token.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -10,7 +8,11 @@
 #include <utility>
 
 #include "nola/core/compiled.hpp"
+#include "nola/core/scratch_pool.hpp"
+#include "nola/layers/composite.hpp"
 #include "nola/layers/embedding.hpp"
+#include "nola/layers/sum.hpp"
+#include "nola/transformers/decoder_parts.hpp"
 #include "nola/transformers/transformer_block.hpp"
 
 namespace nola {
@@ -18,7 +20,7 @@ namespace nola {
 /// Settings of a TransformerDecoder.
 struct TransformerDecoderOptions {
   Index vocabularySize = 256;
-  Index positions = 128;  ///< longest sequence; also the first sequence length
+  Index positions = 128;  ///< most tokens of a sequence
   Index width = 128;      ///< features of a token, a multiple of heads
   Index blocks = 4;
   Index heads = 4;
@@ -30,19 +32,20 @@ struct TransformerDecoderOptions {
   Initialization initialization = Initialization::random;
 };
 
-/// A GPT-2-shaped language model over sequences in flattened rows: input [batch*tokens x 1], one token index
-/// a row as a number of type T (see Embedding), output [batch*tokens x vocabularySize], the logits of the
-/// token after it. Children: `token_embedding`, `position_embedding`, `blocks` (a Sequential of
-/// TransformerBlocks `0`, `1`, ..), `final_norm` and, unless tied, `head`; so a query is at
-/// "blocks.0.attention.query". Weights start as GPT-2's: deviation 0.02, and 0.02/sqrt(2*blocks) where a
-/// branch joins the residual sum.
+/// A GPT-2-shaped language model: input [rows x 1], one token index a row as a number of type T (see
+/// Embedding), output [rows x vocabularySize], the logits of the token after it. The rows are one sequence
+/// from position 0, or those of the pass's RowPlan: any number of sequences of any lengths up to Positions(),
+/// in Infer with caches too, see CausalSelfAttention; their lengths are then what they hold after the call.
+/// Children: `token_embedding`, `position_embedding`, `blocks` (a Sequential of TransformerBlocks `0`, `1`,
+/// ..), `final_norm` and, unless tied, `head`; so a query is at "blocks.0.attention.query". Weights start as
+/// GPT-2's: deviation 0.02, and 0.02/sqrt(2*blocks) where a branch joins the residual sum.
 /// @see Radford et al.: Language models are unsupervised multitask learners (2019), section 2.3.
 template <std::floating_point T>
-class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
+class TransformerDecoder final : public Composite<T> {
  public:
   /// @throws ConfigError for sizes below 1 or a width that is no multiple of heads.
   explicit TransformerDecoder(const TransformerDecoderOptions& options)
-      : LayerBase<T>(1, options.vocabularySize), sequenceLength_(options.positions) {
+      : Composite<T>(1, options.vocabularySize) {
     if (options.blocks < 1 || options.hiddenSize < 0) {
       throw ConfigError(Message(
           {"TransformerDecoder: ", options.blocks, " blocks with ", options.hiddenSize, " hidden features"}));
@@ -60,7 +63,6 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
           TransformerBlockOptions{.width = width,
                                   .heads = options.heads,
                                   .hiddenSize = options.hiddenSize == 0 ? 4 * width : options.hiddenSize,
-                                  .sequenceLength = options.positions,
                                   .epsilon = options.epsilon,
                                   .activation = options.activation,
                                   .initialization = Initialization::none});
@@ -84,79 +86,72 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
       }
       this->AddChild("head", std::move(head));
     }
+    this->Tree();
   }
 
   std::string LayerType() const override { return "TransformerDecoder"; }
-  bool HasTiedHead() const { return this->Children().size() == kHead; }
-  /// Longest sequence.
-  Index Positions() const { return TableOf(kPosition).Count(); }
+  bool HasTiedHead() const { return this->Children().size() < kUntied; }
+  /// Most tokens of a sequence.
+  Index Positions() const { return Table(*this->Child(kPosition)).Count(); }
   /// Features of a token inside.
-  Index Width() const { return TableOf(kToken).OutputSize(); }
-  Index BlockCount() const { return static_cast<Index>(Child(kBlocks).Children().size()); }
-
-  Index SequenceLength() const override { return sequenceLength_; }
-  void SetSequenceLength(Index length) override {
-    detail::CheckSequenceLength("TransformerDecoder", length);
-    if (length > Positions()) {
-      throw ConfigError(Message(
-          {"TransformerDecoder: sequence length ", length, " exceeds the ", Positions(), " positions"}));
-    }
-    if (length != sequenceLength_) this->ResetState();
-    sequenceLength_ = length;
-    nola::SetSequenceLength<T>(*this->Children()[kBlocks].layer, length);
-  }
+  Index Width() const { return this->Child(kNorm)->InputSize(); }
+  Index BlockCount() const { return static_cast<Index>(this->Child(kBlocks)->Children().size()); }
 
   /// A cache for one sequence of up to `capacity` tokens; 0 means Positions().
   KeyValueCache<T> MakeCache(Index capacity = 0) const {
-    return KeyValueCache<T>(BlockCount(), capacity == 0 ? Positions() : capacity, Width());
+    return KeyValueCache<T>(capacity == 0 ? Positions() : capacity);
   }
 
-  /// The next tokens of one sequence, after those the cache holds: appends them and writes the logits of the
-  /// token after the last. What Infer gives for the whole sequence, to rounding, at the cost of the new
-  /// tokens alone. Safe from many threads at once, each with its cache. Allocates nothing once warm.
-  /// @param tokens [n x 1], n >= 1. @param logits resized to [1 x vocabularySize].
-  /// @throws ShapeError if the tokens exceed the cache or the positions, or one is no token index;
-  /// UnsupportedError if a block was replaced by another type. The cache's length is then as it was.
-  void InferNext(const TensorRef<T>& tokens, KeyValueCache<T>& cache, Tensor<T>& logits) const {
-    const Index count = tokens.rows();
-    const Index room = std::min(cache.Capacity(), Positions()) - cache.Length();
-    if (tokens.cols() != 1 || count < 1 || count > room) {
-      throw ShapeError(Message({"TransformerDecoder: tokens are [", count, " x ", tokens.cols(),
-                                "], expected [1 to ", room, " x 1]"}));
-    }
-    if (cache.BlockCount() != BlockCount()) {
-      throw ShapeError(Message({"TransformerDecoder: a cache of ", cache.BlockCount(),
-                                " blocks for a network of ", BlockCount()}));
+  /// The next tokens of many sequences, each after those that its cache holds: appends them, and writes the
+  /// logits of the token after the last of each. What Infer gives for a whole sequence, to rounding, at the
+  /// cost of the new tokens alone; the same to the bit whichever sequences are beside it. A sequence joins
+  /// and leaves by standing in the plan or not. Safe from many threads at once, each with caches of its own.
+  /// Allocates nothing once warm.
+  /// @param tokens [rows x 1], of the plan's sequences one after the other, each with 1 token or more.
+  /// @param plan  with each sequence's rows, position (its cache's Length()) and cache; a sequence without a
+  /// cache is one whole sequence. @param logits resized to [sequences x vocabularySize].
+  /// @throws ShapeError for a plan of other rows or with an empty sequence, tokens beyond a cache or the
+  /// positions, or one that is no token index; StateError for a cache that does not hold the tokens before;
+  /// ConfigError for one cache twice. The caches' lengths are then as they were.
+  void InferNext(const TensorRef<T>& tokens, const RowPlan<T>& plan, Tensor<T>& logits) const {
+    if (plan.RowCount() != tokens.rows()) {  // an empty plan too: here it is no sequence
+      throw ShapeError(Message(
+          {"TransformerDecoder: ", tokens.rows(), " tokens, and a RowPlan of ", plan.RowCount(), " rows"}));
     }
     const typename Pool::Lease scratch(pool_);
-    FillPositions(scratch->positions, cache.Length(), count, count);
-    Child(kToken).Infer(tokens, scratch->stream[0]);
-    Child(kPosition).Infer(scratch->positions, scratch->stream[1]);
-    scratch->stream[0] += scratch->stream[1];
-    for (Index i = 0; i < BlockCount(); ++i) {
-      const auto* block = dynamic_cast<const TransformerBlock<T>*>(
-          Child(kBlocks).Children()[static_cast<std::size_t>(i)].layer.get());
-      if (block == nullptr) {
-        throw UnsupportedError("TransformerDecoder: cached inference needs TransformerBlocks");
+    scratch->last.sequences.clear();
+    for (const SequenceRows<T>& sequence : plan.sequences) {
+      if (sequence.rows < 1) {
+        throw ShapeError(Message({"TransformerDecoder: a sequence of ", sequence.rows,
+                                  " tokens in the RowPlan, expected at least 1"}));
       }
-      block->InferNext(scratch->stream[0], cache.Block(i), cache.Length(), scratch->stream[1]);
-      scratch->stream[0].swap(scratch->stream[1]);
+      scratch->last.sequences.push_back({1, sequence.position + sequence.rows - 1});
     }
-    Child(kNorm).Infer(scratch->stream[0].bottomRows(1), scratch->normed);
-    InferHead(scratch->normed, logits);
-    cache.SetLength(cache.Length() + count);
+    Part(kBody).Infer(tokens, scratch->hidden, plan);
+    scratch->ends.resize(static_cast<Index>(plan.sequences.size()), Width());
+    Index end = 0;
+    for (Index i = 0; i < scratch->ends.rows(); ++i) {
+      end += plan.sequences[static_cast<std::size_t>(i)].rows;
+      scratch->ends.row(i) = scratch->hidden.row(end - 1);
+    }
+    Part(kTop).Infer(scratch->ends, logits, scratch->last);
+    Advance(plan);
+  }
+  /// The same for one sequence. @param logits resized to [1 x vocabularySize].
+  void InferNext(const TensorRef<T>& tokens, KeyValueCache<T>& cache, Tensor<T>& logits) const {
+    const typename Pool::Lease scratch(pool_);
+    scratch->single.sequences.assign(1, {tokens.rows(), cache.Length(), &cache});
+    InferNext(tokens, scratch->single, logits);
   }
 
   /// @throws as LayerBase; ConfigError for an embedding that is replaced by another type, ShapeError for one
   /// of another number of rows: vocabulary and positions stay.
   void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) override {
-    for (const std::size_t child : {kToken, kPosition}) {
-      if (layer == nullptr || name != this->Children()[child].name) continue;
-      const auto* table = dynamic_cast<const Embedding<T>*>(layer.get());
-      if (table == nullptr) throw ConfigError("TransformerDecoder: '" + name + "' must be an Embedding");
-      if (table->Count() != TableOf(child).Count()) {
-        throw ShapeError(Message({"TransformerDecoder: '", name, "' has ", TableOf(child).Count(),
-                                  " rows, its replacement ", table->Count()}));
+    if (layer && (name == kToken || name == kPosition)) {
+      const Index count = Table(*this->Child(name)).Count();
+      if (Table(*layer).Count() != count) {
+        throw ShapeError(Message({"TransformerDecoder: '", name, "' has ", count, " rows, its replacement ",
+                                  Table(*layer).Count()}));
       }
     }
     LayerBase<T>::ReplaceChild(name, std::move(layer));
@@ -165,82 +160,55 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TransformerDecoder>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
-    FillPositions(positions_, 0, input.rows(), Tokens(input.rows()));
-    const Gradients own = pass.wanted & Gradients::parameters;
-    bool needed = false;
-    for (std::size_t child = 0; child < this->Children().size(); ++child) {
-      wanted_[child] = detail::WantedOfChild(Layer(child), own, needed && child != kPosition);
-      needed = needed || wanted_[child] != Gradients::none;
-    }
-    tiedTrains_ = HasTiedHead() && Includes(wanted_[kToken], Gradients::parameters);
-    Layer(kToken).Forward(input, embedded_, wanted_[kToken]);
-    Layer(kPosition).Forward(positions_, hidden_, wanted_[kPosition]);
-    embedded_ += hidden_;
-    Layer(kBlocks).Forward(embedded_, hidden_, wanted_[kBlocks]);
-    Layer(kNorm).Forward(hidden_, normed_, wanted_[kNorm]);
+  /// Two parts, the lower one as far as rows see each other, so that InferNext can leave out rows between.
+  std::shared_ptr<ILayer<T>> Compose() const override {
+    const auto table = [this](const char* name) {
+      return std::shared_ptr<Embedding<T>>(this->Child(name), &Table(*this->Child(name)));
+    };
+    auto body = std::make_shared<Sequential<T>>(
+        std::make_shared<Sum<T>>(this->Child(kToken),
+                                 std::make_shared<PositionEmbedding<T>>(table(kPosition))),
+        this->Child(kBlocks));
+    auto top = std::make_shared<Sequential<T>>(this->Child(kNorm));
     if (HasTiedHead()) {
-      TableOf(kToken).ComputeLogits(normed_, output);
+      top->Add(std::make_shared<TiedHead<T>>(table(kToken)));
     } else {
-      Layer(kHead).Forward(normed_, output, wanted_[kHead]);
+      top->Add(this->Child(kHead));
     }
+    return std::make_shared<Sequential<T>>(std::move(body), std::move(top));
   }
 
-  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
-                       Gradients wanted) override {
-    if (Includes(wanted, Gradients::input)) inputGradient.setZero();
-    if (HasTiedHead()) {
-      if (tiedTrains_) TableOf(kToken).AccumulateLogitsGradient(normed_, outputGradient);
-      if (wanted_[kNorm] == Gradients::none) return;
-      TableOf(kToken).ComputeLogitsInputGradient(outputGradient, hidden_);
-    } else {
-      if (wanted_[kHead] == Gradients::none) return;
-      Layer(kHead).Backward(outputGradient, GradientInto(hidden_, kHead));
-      if (wanted_[kNorm] == Gradients::none) return;
-    }
-    Layer(kNorm).Backward(hidden_, GradientInto(gradient_, kNorm));
-    if (wanted_[kBlocks] == Gradients::none) return;
-    Layer(kBlocks).Backward(gradient_, GradientInto(hidden_, kBlocks));
-    for (const std::size_t table : {kToken, kPosition}) {
-      if (wanted_[table] != Gradients::none) Layer(table).Backward(hidden_, unwanted_);
-    }
-  }
-
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
-    const typename Pool::Lease scratch(pool_);
-    FillPositions(scratch->positions, 0, input.rows(), Tokens(input.rows()));
-    Child(kToken).Infer(input, scratch->stream[0]);
-    Child(kPosition).Infer(scratch->positions, scratch->stream[1]);
-    scratch->stream[0] += scratch->stream[1];
-    Child(kBlocks).Infer(scratch->stream[0], scratch->stream[1]);
-    Child(kNorm).Infer(scratch->stream[1], scratch->normed);
-    InferHead(scratch->normed, output);
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+    Composite<T>::ComputeInference(input, output, pass);
+    if (pass.rows != nullptr) Advance(*pass.rows);
   }
 
   void ForgetForward() override {
-    LayerBase<T>::ForgetForward();
-    for (Tensor<T>* tensor : {&positions_, &embedded_, &hidden_, &normed_, &gradient_}) tensor->resize(0, 0);
+    Composite<T>::ForgetForward();
     pool_.Clear();
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
     facts["positions"] = std::to_string(Positions());
-    facts["sequence_length"] = std::to_string(sequenceLength_);
     facts["tied_head"] = HasTiedHead() ? "true" : "false";
   }
 
  private:
-  static constexpr std::size_t kToken = 0;
-  static constexpr std::size_t kPosition = 1;
-  static constexpr std::size_t kBlocks = 2;
-  static constexpr std::size_t kNorm = 3;
-  static constexpr std::size_t kHead = 4;
+  static constexpr const char* kToken = "token_embedding";
+  static constexpr const char* kPosition = "position_embedding";
+  static constexpr const char* kBlocks = "blocks";
+  static constexpr const char* kNorm = "final_norm";
+  static constexpr const char* kHead = "head";
+  static constexpr std::size_t kUntied = 5;  // children of a decoder with a head of its own
+  static constexpr std::size_t kBody = 0;    // the parts of the tree
+  static constexpr std::size_t kTop = 1;
   static constexpr double kDeviation = 0.02;
 
   struct Scratch {
-    Tensor<T> positions;
-    Tensor<T> stream[2];
-    Tensor<T> normed;
+    RowPlan<T> single;  // of one sequence
+    RowPlan<T> last;    // of the last row of each sequence
+    Tensor<T> hidden;
+    Tensor<T> ends;  // the rows of `last`
   };
   using Pool = detail::ScratchPool<Scratch>;
 
@@ -253,41 +221,24 @@ class TransformerDecoder final : public LayerBase<T>, public ISequenceLayer {
     }
   }
 
-  static void FillPositions(Tensor<T>& positions, Index first, Index rows, Index tokens) {
-    positions.resize(rows, 1);
-    for (Index row = 0; row < rows; ++row) positions(row, 0) = static_cast<T>(first + row % tokens);
+  /// @throws ConfigError for a layer that is no embedding.
+  static Embedding<T>& Table(ILayer<T>& layer) {
+    auto* const table = dynamic_cast<Embedding<T>*>(&layer);
+    if (table == nullptr) {
+      throw ConfigError("TransformerDecoder: an embedding is replaced by a " + layer.LayerType() +
+                        ", expected an Embedding");
+    }
+    return *table;
   }
 
-  ILayer<T>& Layer(std::size_t child) { return *this->Children()[child].layer; }
-  const ILayer<T>& Child(std::size_t child) const { return *this->Children()[child].layer; }
-  Embedding<T>& TableOf(std::size_t child) const {
-    return dynamic_cast<Embedding<T>&>(*this->Children()[child].layer);
-  }
-  /// Where a child's input gradient goes. The unwanted one is empty: giving it a warm tensor would free that.
-  Tensor<T>& GradientInto(Tensor<T>& target, std::size_t child) {
-    return Includes(wanted_[child], Gradients::input) ? target : unwanted_;
-  }
-  Index Tokens(Index rows) const {
-    return detail::TokensPerSequence("TransformerDecoder", rows, sequenceLength_);
-  }
+  const ILayer<T>& Part(std::size_t part) const { return *this->Tree().Children()[part].layer; }
 
-  void InferHead(const Tensor<T>& normed, Tensor<T>& logits) const {
-    if (HasTiedHead()) {
-      TableOf(kToken).ComputeLogits(normed, logits);
-    } else {
-      Child(kHead).Infer(normed, logits);
+  static void Advance(const RowPlan<T>& plan) {
+    for (const SequenceRows<T>& sequence : plan.sequences) {
+      if (sequence.cache != nullptr) sequence.cache->SetLength(sequence.position + sequence.rows);
     }
   }
 
-  Index sequenceLength_;
-  std::array<Gradients, 5> wanted_{};  // of each child in the last forward pass
-  bool tiedTrains_ = false;
-  Tensor<T> positions_;
-  Tensor<T> embedded_;
-  Tensor<T> hidden_;
-  Tensor<T> normed_;  // the head's input in the last forward pass
-  Tensor<T> gradient_;
-  Tensor<T> unwanted_;  // stays empty
   mutable Pool pool_;
 };
 

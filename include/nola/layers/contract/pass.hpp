@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <span>
 #include <vector>
 
 #include "nola/core/error.hpp"
@@ -32,7 +33,8 @@ struct SequenceRows {
   KeyValueCache<T>* cache = nullptr;  ///< of its tokens before; written to, in inference alone
 };
 
-/// What the rows of one batch are. The caller's; a pass reads it until its Forward or Infer returns.
+/// What the rows of one batch are. The caller's; a pass reads it until its Forward or Infer returns. One that
+/// is filled again and again, by clear() and push_back(), allocates nothing once warm.
 template <std::floating_point T>
 struct RowPlan {
   /// One after the other, all rows of the batch. Empty: the batch is one sequence that begins at position 0.
@@ -47,10 +49,28 @@ struct RowPlan {
     return {std::vector<SequenceRows<T>>(static_cast<std::size_t>(rows / length), SequenceRows<T>{length})};
   }
 
+  /// Sequences of these lengths, each from position 0.
+  /// @throws ShapeError for a negative length.
+  static RowPlan OfLengths(std::span<const Index> lengths) {
+    RowPlan plan;
+    plan.sequences.reserve(lengths.size());
+    for (const Index length : lengths) {
+      if (length < 0) throw ShapeError(Message({"RowPlan: a sequence of ", length, " rows"}));
+      plan.sequences.push_back({length});
+    }
+    return plan;
+  }
+
   Index RowCount() const {
     Index count = 0;
     for (const SequenceRows<T>& sequence : sequences) count += sequence.rows;
     return count;
+  }
+  bool HasCaches() const {
+    for (const SequenceRows<T>& sequence : sequences) {
+      if (sequence.cache != nullptr) return true;
+    }
+    return false;
   }
 };
 

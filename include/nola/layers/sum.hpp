@@ -1,0 +1,65 @@
+// Sum: y = a(x) + b(x) + .., of layers that read the same input.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "nola/core/compiled.hpp"
+#include "nola/core/scratch_pool.hpp"
+#include "nola/layers/branches.hpp"
+
+namespace nola {
+
+/// What layers make of one input, added up in their order. Its children are `0`, `1`, .. Keeps nothing beside
+/// what they keep; one without a gradient to go through it runs as Infer.
+template <std::floating_point T>
+class Sum final : public detail::BranchedLayer<T> {
+ public:
+  /// @throws ConfigError for no layer, a null one or one twice, ShapeError if their sizes differ.
+  template <class... Layers>
+  explicit Sum(std::shared_ptr<Layers>... layers) : detail::BranchedLayer<T>("Sum", {std::move(layers)...}) {}
+
+  std::string LayerType() const override { return "Sum"; }
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Sum>(*this); }
+
+ protected:
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    for (std::size_t i = 0; i < this->BranchCount(); ++i) {
+      this->branches_.Forward(i, this->Branch(i), input, i == 0 ? output : spare_, pass);
+      if (i > 0) output += spare_;
+    }
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
+    for (std::size_t i = 0; i < this->BranchCount(); ++i) {
+      this->branches_.Backward(i, this->Branch(i), outputGradient, inputGradient, spareGradient_);
+    }
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+    const typename Pool::Lease spare(pool_);
+    for (std::size_t i = 0; i < this->BranchCount(); ++i) {
+      this->Branch(i).Infer(input, i == 0 ? output : *spare, pass);
+      if (i > 0) output += *spare;
+    }
+  }
+
+  void ForgetForward() override {
+    LayerBase<T>::ForgetForward();
+    spare_.resize(0, 0);
+    spareGradient_.resize(0, 0);
+    pool_.Clear();
+  }
+
+ private:
+  using Pool = detail::ScratchPool<Tensor<T>>;
+
+  Tensor<T> spare_;          // a branch's output
+  Tensor<T> spareGradient_;  // a branch's input gradient
+  mutable Pool pool_;
+};
+
+NOLA_COMPILED_CLASS(layers, Sum);
+
+}  // namespace nola

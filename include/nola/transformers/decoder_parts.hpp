@@ -1,0 +1,124 @@
+// What a decoder has beside its blocks: the embedding of positions, and a head that shares a table.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "nola/core/compiled.hpp"
+#include "nola/core/scratch_pool.hpp"
+#include "nola/layers/contract/layer_base.hpp"
+#include "nola/layers/embedding.hpp"
+#include "nola/transformers/sequences.hpp"
+
+namespace nola {
+
+/// Gives each row the entry of a table for the row's position in its sequence; what is in the row does not
+/// matter. [rows x 1] to [rows x table's size]; its child is `table`. The input gradient is zero.
+template <std::floating_point T>
+class PositionEmbedding final : public LayerBase<T> {
+ public:
+  /// @throws ConfigError for a null table.
+  explicit PositionEmbedding(std::shared_ptr<Embedding<T>> table)
+      : LayerBase<T>(1, table ? table->OutputSize() : 0), limit_(table ? table->Count() : 0) {
+    this->AddChild("table", std::move(table));
+  }
+
+  std::string LayerType() const override { return "PositionEmbedding"; }
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<PositionEmbedding>(*this); }
+
+ protected:
+  /// @throws ShapeError for a position that the table does not have.
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    Fill(pass, input.rows(), positions_);
+    Table().Forward(positions_, output, pass);
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
+    Table().Backward(outputGradient, inputGradient);
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+    const typename Pool::Lease positions(pool_);
+    Fill(pass, input.rows(), *positions);
+    Table().Infer(*positions, output, pass);
+  }
+
+  void ForgetForward() override {
+    LayerBase<T>::ForgetForward();
+    positions_.resize(0, 0);
+    pool_.Clear();
+  }
+
+ private:
+  using Pool = detail::ScratchPool<Tensor<T>>;
+
+  ILayer<T>& Table() const { return *this->Children()[0].layer; }
+
+  void Fill(const Pass<T>& pass, Index rows, Tensor<T>& positions) const {
+    positions.resize(rows, 1);
+    const bool planned = pass.rows != nullptr && !pass.rows->sequences.empty();
+    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows<T>& sequence) {
+      if (sequence.rows > limit_ - sequence.position && sequence.rows > 0) {
+        throw ShapeError(Message(
+            {"PositionEmbedding: ", sequence.rows, " tokens from position ", sequence.position,
+             " exceed the ", limit_, " positions",
+             planned ? "" : "; a batch of several sequences needs a Pass with a RowPlan that says so"}));
+      }
+      for (Index row = 0; row < sequence.rows; ++row) {
+        positions(first + row, 0) = static_cast<T>(sequence.position + row);
+      }
+    });
+  }
+
+  Index limit_;
+  Tensor<T> positions_;
+  mutable Pool pool_;
+};
+
+/// The output layer logits = hidden W^T of an embedding's table, which the network lists in its place there:
+/// this layer lists nothing, trains if the table does and adds to the table's gradient.
+/// [rows x table's size] to [rows x table's count].
+template <std::floating_point T>
+class TiedHead final : public LayerBase<T> {
+ public:
+  /// @throws ConfigError for a null table.
+  explicit TiedHead(std::shared_ptr<Embedding<T>> table)
+      : LayerBase<T>(table ? table->OutputSize() : 0, table ? table->Count() : 0), table_(std::move(table)) {
+    if (!table_) throw ConfigError("TiedHead: the table is null");
+  }
+
+  std::string LayerType() const override { return "TiedHead"; }
+  bool SupportsTraining() const override { return table_->SupportsTraining(); }
+  /// A head that shares the same table.
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TiedHead>(*this); }
+
+ protected:
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    table_->ComputeLogits(input, output);
+    trains_ = Includes(pass.wanted, Gradients::parameters) && SupportsTraining();
+    if (trains_) input_ = input;
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
+                       Gradients wanted) override {
+    if (trains_) table_->AccumulateLogitsGradient(input_, outputGradient);
+    if (Includes(wanted, Gradients::input)) table_->ComputeLogitsInputGradient(outputGradient, inputGradient);
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
+    table_->ComputeLogits(input, output);
+  }
+
+  void ForgetForward() override { input_.resize(0, 0); }
+
+ private:
+  std::shared_ptr<Embedding<T>> table_;
+  bool trains_ = false;  // in the last forward pass
+  Tensor<T> input_;      // of it, if the table trains
+};
+
+NOLA_COMPILED_CLASS(transformers, PositionEmbedding);
+NOLA_COMPILED_CLASS(transformers, TiedHead);
+
+}  // namespace nola
