@@ -48,13 +48,15 @@ inline void RequireSameJacobian(const std::string& what, const Tensor<double>& a
 
 /// Requires the full Jacobians of a layer, by its input and by each trainable parameter, to be those of
 /// central differences. Leaves the layer's parameters as they were and its gradients cleared.
-inline void RequireRightGradients(nola::ILayer<double>& layer, const Tensor<double>& input) {
+/// @param pass  what the rows are; all gradients are wanted.
+inline void RequireRightGradients(nola::ILayer<double>& layer, const Tensor<double>& input,
+                                  const nola::Pass<double>& pass = {}) {
   const Vector<double> parameters = layer.GetParameters();
   const Index outputs = input.rows() * layer.OutputSize();
 
   Tensor<double> byInput(outputs, input.size());
   Tensor<double> byParameters(outputs, parameters.size());
-  layer.Forward(input);
+  layer.Forward(input, pass);
   for (Index i = 0; i < outputs; ++i) {
     Tensor<double> one = Tensor<double>::Zero(input.rows(), layer.OutputSize());
     one.data()[i] = 1;
@@ -65,11 +67,11 @@ inline void RequireRightGradients(nola::ILayer<double>& layer, const Tensor<doub
   layer.ClearGradients();
 
   RequireSameJacobian("input", byInput, CentralDifferences(Flatten(input), [&](const Vector<double>& values) {
-                        return Flatten(layer.Infer(Unflatten(values, input.rows(), input.cols())));
+                        return Flatten(layer.Infer(Unflatten(values, input.rows(), input.cols()), pass));
                       }));
   const Tensor<double> numeric = CentralDifferences(parameters, [&](const Vector<double>& values) {
     layer.SetParameters(values);
-    return Flatten(layer.Infer(input));
+    return Flatten(layer.Infer(input, pass));
   });
   layer.SetParameters(parameters);
   Index first = 0;

@@ -2,6 +2,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "catch.hpp"
 #include "golden.hpp"
@@ -73,13 +74,13 @@ Tensor<T> FromTorch(const nlohmann::json& values, const std::string& name) {
 }
 
 /// Without biases of the keys, whose Jacobian is zero.
-std::shared_ptr<TransformerBlock<double>> RandomBlock(Index width, Index tokens) {
+std::shared_ptr<TransformerBlock<double>> RandomBlock(Index width) {
   auto mlp = std::make_shared<nola::Sequential<double>>();
   mlp->Emplace<DenseLayer<double>>("fc", width, 7).Emplace<nola::GELU<double>>("activation", 7);
   mlp->Emplace<DenseLayer<double>>("projection", 7, width);
   auto block = std::make_shared<TransformerBlock<double>>(
       std::make_shared<LayerNorm<double>>(width),
-      std::make_shared<CausalSelfAttention<double>>(width, 2, tokens, false),
+      std::make_shared<CausalSelfAttention<double>>(width, 2, false),
       std::make_shared<LayerNorm<double>>(width), mlp);
   test::RandomizeParameters(*block, 3);
   return block;
@@ -92,18 +93,19 @@ TEMPLATE_TEST_CASE("a block computes what torch.nn.TransformerEncoderLayer(norm_
   using T = TestType;
   const auto torch = golden::Read(NOLA_GOLDEN_DIRECTORY "/transformer_block.json");
   const Tensor<T> input = Matrix<T>(torch["input"]);
-  TransformerBlock<T> block({.width = input.cols(),
-                             .heads = torch["heads"].get<Index>(),
-                             .hiddenSize = static_cast<Index>(torch["parameters"]["linear1.bias"][0].size()),
-                             .sequenceLength = torch["tokens"].get<Index>()});
+  TransformerBlock<T> block(
+      {.width = input.cols(),
+       .heads = torch["heads"].get<Index>(),
+       .hiddenSize = static_cast<Index>(torch["parameters"]["linear1.bias"][0].size())});
+  const auto rows = nola::RowPlan<T>::OfLength(torch["tokens"].get<Index>(), input.rows());
   for (const std::string& name : block.GetParameterNames()) {
     REQUIRE(block.SetParameter(name, FromTorch<T>(torch["parameters"], name)));
   }
   const bool recompute = GENERATE(false, true);
   block.SetRecompute(recompute);
   const double tolerance = std::is_same_v<T, double> ? 1e-9 : 1e-5;
-  REQUIRE(RelativeError(block.Infer(input), Matrix<T>(torch["output"])) < tolerance);
-  REQUIRE(RelativeError(block.Forward(input), Matrix<T>(torch["output"])) < tolerance);
+  REQUIRE(RelativeError(block.Infer(input, rows), Matrix<T>(torch["output"])) < tolerance);
+  REQUIRE(RelativeError(block.Forward(input, rows), Matrix<T>(torch["output"])) < tolerance);
   REQUIRE(RelativeError(block.Backward(Matrix<T>(torch["output_gradient"])),
                         Matrix<T>(torch["input_gradient"])) < tolerance);
   for (const nola::Parameter<T>& parameter : block.Parameters()) {
@@ -118,24 +120,30 @@ TEMPLATE_TEST_CASE("a block computes what torch.nn.TransformerEncoderLayer(norm_
 }
 
 TEST_CASE("the gradients of a block are right, with and without recomputation") {
-  const auto block = RandomBlock(4, 3);
+  const auto block = RandomBlock(4);
   block->SetRecompute(GENERATE(false, true));
   test::RequireRightGradients(*block, RandomTensor<double>(6, 4, 4));
+  const std::vector<Index> lengths{1, 0, 3, 2};
+  const auto ragged = nola::RowPlan<double>::OfLengths(lengths);
+  test::RequireRightGradients(*block, RandomTensor<double>(6, 4, 4), ragged);
 }
 
 TEST_CASE("recomputation changes no bit of output and gradients") {
-  const auto kept = RandomBlock(6, 5);
+  const auto kept = RandomBlock(6);
   const auto recomputed = std::dynamic_pointer_cast<TransformerBlock<double>>(kept->Clone());
   recomputed->SetRecompute(true);
   const Tensor<double> input = RandomTensor<double>(10, 6, 1);
   const Tensor<double> gradient = RandomTensor<double>(10, 6, 2);
-  REQUIRE(SameBits(kept->Forward(input), recomputed->Forward(input)));
+  auto rows = nola::RowPlan<double>::OfLength(5, 10);
+  const Tensor<double> output = kept->Forward(input, rows);
+  REQUIRE(SameBits(output, recomputed->Forward(input, rows)));
+  rows.sequences.clear();  // Backward has no need of the caller's plan
   REQUIRE(SameBits(kept->Backward(gradient), recomputed->Backward(gradient)));
   REQUIRE(SameBits(kept->GetParameterGradients(), recomputed->GetParameterGradients()));
 }
 
 TEST_CASE("adapters reach query and value of a block by path, and gradients go no further down than needed") {
-  TransformerBlock<double> block({.width = 8, .heads = 2, .hiddenSize = 16, .sequenceLength = 5});
+  TransformerBlock<double> block({.width = 8, .heads = 2, .hiddenSize = 16});
   const Tensor<double> input = RandomTensor<double>(10, 8, 1);
   const Tensor<double> before = block.Infer(input);
   const auto paths = nola::AdaptLayers<double>(
@@ -162,7 +170,7 @@ TEST_CASE("adapters reach query and value of a block by path, and gradients go n
 TEST_CASE("a part below the lowest trainable one runs as inference and has no backward pass") {
   const auto lower = std::make_shared<test::ProbeLayer<float>>(4);
   const auto upper = std::make_shared<test::ProbeLayer<float>>(4);
-  const auto attention = std::make_shared<CausalSelfAttention<float>>(4, 2, 3);
+  const auto attention = std::make_shared<CausalSelfAttention<float>>(4, 2);
   TransformerBlock<float> block(lower, attention, upper, std::make_shared<DenseLayer<float>>(4, 4));
   const auto step = [&] {
     block.Forward(RandomTensor<float>(6, 4, 1), Gradients::parameters);
@@ -184,16 +192,11 @@ TEST_CASE("a block refuses layers that do not fit together") {
   const auto norm = [](Index size) { return std::make_shared<LayerNorm<float>>(size); };
   REQUIRE_THROWS_AS(TransformerBlock<float>(norm(4), norm(4), norm(5), norm(4)), ShapeError);
   REQUIRE_THROWS_AS(TransformerBlock<float>(norm(4), norm(4), nullptr, norm(4)), ConfigError);
-  const TransformerBlock<float> odd(norm(4), norm(4), norm(4), norm(4));
-  nola::KeyValueCache<float> cache(1, 4, 4);
-  Tensor<float> output;
-  REQUIRE_THROWS_AS(odd.InferNext(RandomTensor<float>(1, 4, 1), cache.Block(0), 0, output),
-                    nola::UnsupportedError);
 }
 
 TEST_CASE("a block of one layer object twice is refused") {
   const auto norm = std::make_shared<nola::LayerNorm<double>>(4);
-  const auto attention = std::make_shared<nola::CausalSelfAttention<double>>(4, 2, 3);
+  const auto attention = std::make_shared<nola::CausalSelfAttention<double>>(4, 2);
   const auto mlp = std::make_shared<nola::DenseLayer<double>>(4, 4);
   REQUIRE_THROWS_AS(nola::TransformerBlock<double>(norm, attention, norm, mlp), nola::ConfigError);
 }

@@ -52,16 +52,17 @@ TEST_CASE("a decoder's gradients by every parameter are right") {
   options.tiedHead = GENERATE(true, false);
   TransformerDecoder<double> decoder = RandomDecoder<double>(options);
   nola::SetRecompute<double>(decoder, GENERATE(false, true));
-  decoder.SetSequenceLength(4);
   const Tensor<double> tokens = RandomTokens<double>(8, 7, 1);
   const Tensor<double> weights = RandomTensor<double>(8, 7, 2);  // the loss is linear in the logits
-  decoder.Forward(tokens, Gradients::parameters);
+  const std::vector<Index> lengths{4, 1, 0, 3};
+  const auto rows = nola::RowPlan<double>::OfLengths(lengths);
+  decoder.Forward(tokens, {Gradients::parameters, &rows});
   REQUIRE(decoder.Backward(weights).size() == 0);
   const Vector<double> analytic = decoder.GetParameterGradients();
   const Tensor<double> numeric =
       test::CentralDifferences(decoder.GetParameters(), [&](const Vector<double>& values) {
         decoder.SetParameters(values);
-        return Vector<double>::Constant(1, decoder.Infer(tokens).cwiseProduct(weights).sum());
+        return Vector<double>::Constant(1, decoder.Infer(tokens, rows).cwiseProduct(weights).sum());
       });
   REQUIRE(RelativeError(analytic.transpose(), numeric) < test::kJacobianTolerance);
 }
@@ -131,16 +132,19 @@ TEST_CASE(
   REQUIRE(cache.Length() == 3);
   KeyValueCache<float> large = decoder.MakeCache(100);
   REQUIRE_THROWS_AS(decoder.InferNext(RandomTokens<float>(6, 7, 1), large, logits), ShapeError);
-  KeyValueCache<float> other(1, 5, 6);
-  REQUIRE_THROWS_AS(decoder.InferNext(RandomTokens<float>(1, 7, 1), other, logits), ShapeError);
+  const TransformerDecoder<float> other(kSmall);
+  REQUIRE_THROWS_AS(other.InferNext(RandomTokens<float>(1, 7, 1), cache, logits), nola::StateError);
   REQUIRE_THROWS_AS(cache.SetLength(5), ShapeError);
 }
 
 TEST_CASE("a decoder refuses settings it cannot use") {
   TransformerDecoder<float> decoder(kSmall);
-  REQUIRE_THROWS_AS(decoder.SetSequenceLength(6), ConfigError);
-  REQUIRE_THROWS_AS(decoder.SetSequenceLength(0), ConfigError);
-  REQUIRE_THROWS_AS(decoder.Infer(RandomTokens<float>(7, 7, 1)), ShapeError);
+  const std::string tooLong = test::ErrorOf<ShapeError>([&] { decoder.Infer(RandomTokens<float>(7, 7, 1)); });
+  REQUIRE(tooLong.find("5 positions") != std::string::npos);
+  REQUIRE(tooLong.find("RowPlan") != std::string::npos);
+  nola::RowPlan<float> rows;
+  rows.sequences.assign(1, {2, 4});
+  REQUIRE_THROWS_AS(decoder.Infer(RandomTokens<float>(2, 7, 1), rows), ShapeError);
   REQUIRE_THROWS_AS(decoder.ReplaceChild("token_embedding", std::make_shared<nola::DenseLayer<float>>(1, 6)),
                     ConfigError);
   nola::TransformerDecoderOptions options = kSmall;
@@ -223,8 +227,9 @@ TEST_CASE("what a decoder trains is decided in Forward") {
   }
   changed.Forward(RandomTokens<double>(5, 7, 2));
   changed.SetTrainable(trainsFirst);
-  const Tensor<double> logits = changed.Forward(RandomTokens<double>(5, 7, 1));
   TransformerDecoder<double> kept = changed;
+  const Tensor<double> logits = changed.Forward(RandomTokens<double>(5, 7, 1));
+  kept.Forward(RandomTokens<double>(5, 7, 1));
   changed.SetTrainable(!trainsFirst);
   for (TransformerDecoder<double>* decoder : {&changed, &kept}) {
     decoder->Backward(logits);

@@ -22,20 +22,22 @@ namespace {
 struct AdaptedDecoder {
   nola::TransformerDecoder<float> network;
   Tensor<float> tokens;
+  nola::RowPlan<float> rows;
   std::vector<std::int32_t> next;
   Tensor<float> logits;
   Tensor<float> gradient;
   Tensor<float> unwanted;
 
-  AdaptedDecoder(Index blocks, Index rows)
+  AdaptedDecoder(Index blocks, Index count)
       : network({.vocabularySize = 11, .positions = 16, .width = 32, .blocks = blocks, .heads = 2}),
-        tokens(Tensor<float>::Constant(rows, 1, 3)),
-        next(static_cast<std::size_t>(rows), 4) {
+        tokens(Tensor<float>::Constant(count, 1, 3)),
+        rows(nola::RowPlan<float>::OfLength(16, count)),
+        next(static_cast<std::size_t>(count), 4) {
     nola::AdaptLayers<float>(network, {.targetModules = {"*.query", "*.value"}, .rank = 4, .numBasisA = 16});
   }
 
   void Step(nola::AdamW<float>& optimizer) {
-    network.Forward(tokens, logits, Gradients::parameters);
+    network.Forward(tokens, logits, {Gradients::parameters, &rows});
     nola::SoftmaxCrossEntropy<float>(logits, next, gradient);
     optimizer.ClearGradients();
     network.Backward(gradient, unwanted);
@@ -65,8 +67,8 @@ TEST_CASE("warm inference allocates nothing, nor does a token of cached generati
   if (!test::kCountsAllocations) return;
   const AdaptedDecoder decoder(2, 32);
   Tensor<float> logits;
-  for (int warm = 0; warm < 2; ++warm) decoder.network.Infer(decoder.tokens, logits);
-  REQUIRE(AllocationsOf([&] { decoder.network.Infer(decoder.tokens, logits); }) == 0);
+  for (int warm = 0; warm < 2; ++warm) decoder.network.Infer(decoder.tokens, logits, decoder.rows);
+  REQUIRE(AllocationsOf([&] { decoder.network.Infer(decoder.tokens, logits, decoder.rows); }) == 0);
   nola::KeyValueCache<float> cache = decoder.network.MakeCache();
   for (Index token = 0; token < 16; ++token) {  // the scores grow by a key with each token
     decoder.network.InferNext(decoder.tokens.row(token), cache, logits);

@@ -2,7 +2,9 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "catch.hpp"
@@ -21,6 +23,7 @@ using nola::Embedding;
 using nola::Gradients;
 using nola::Index;
 using nola::LayerNorm;
+using nola::RowPlan;
 using nola::ShapeError;
 using nola::StateError;
 using nola::Tensor;
@@ -35,14 +38,15 @@ namespace {
 
 /// Attention of dense layers with weights in (-1, 1). A bias of the keys moves all scores of a query alike
 /// and so has no effect and no Jacobian: there is none.
-std::shared_ptr<CausalSelfAttention<double>> RandomAttention(Index width, Index heads, Index tokens) {
-  auto attention = std::make_shared<CausalSelfAttention<double>>(width, heads, tokens, false);
+std::shared_ptr<CausalSelfAttention<double>> RandomAttention(Index width, Index heads) {
+  auto attention = std::make_shared<CausalSelfAttention<double>>(width, heads, false);
   test::RandomizeParameters(*attention, 5);
   return attention;
 }
 
 /// The definition, token by token, in long double.
-Tensor<double> AttendByDefinition(const CausalSelfAttention<double>& attention, const Tensor<double>& input) {
+Tensor<double> AttendByDefinition(const CausalSelfAttention<double>& attention, const Tensor<double>& input,
+                                  Index tokens) {
   const auto project = [&](std::size_t child) {
     return attention.Children()[child].layer->Infer(input).cast<long double>().eval();
   };
@@ -52,7 +56,7 @@ Tensor<double> AttendByDefinition(const CausalSelfAttention<double>& attention, 
   const Index size = input.cols() / attention.Heads();
   Tensor<long double> gathered = Tensor<long double>::Zero(input.rows(), input.cols());
   for (Index row = 0; row < input.rows(); ++row) {
-    const Index start = row / attention.SequenceLength() * attention.SequenceLength();
+    const Index start = row / tokens * tokens;
     for (Index head = 0; head < attention.Heads(); ++head) {
       const auto columns = Eigen::seqN(head * size, size);
       long double sum = 0;
@@ -144,23 +148,27 @@ TEST_CASE("the gradients of a layer norm are right") {
 }
 
 TEST_CASE("the gradients of attention are right") {
-  const auto attention = RandomAttention(6, 3, 4);
+  const auto attention = RandomAttention(6, 3);
   test::RequireRightGradients(*attention, RandomTensor<double>(8, 6, 6));
+  const std::vector<Index> lengths{3, 0, 1, 4};
+  const auto ragged = RowPlan<double>::OfLengths(lengths);
+  test::RequireRightGradients(*attention, RandomTensor<double>(8, 6, 6), ragged);
 }
 
 TEST_CASE("attention is what its definition says, whatever the number of tokens") {
   for (const Index tokens : {1, 2, 63, 64, 65, 150}) {
     INFO(tokens << " tokens");
-    const auto attention = RandomAttention(8, 2, tokens);
+    const auto attention = RandomAttention(8, 2);
     const Tensor<double> input = 2 * RandomTensor<double>(2 * tokens, 8, 7);
-    const Tensor<double> expected = AttendByDefinition(*attention, input);
-    REQUIRE(RelativeError(attention->Infer(input), expected) < 1e-12);
-    REQUIRE(RelativeError(attention->Forward(input), expected) < 1e-12);
+    const Tensor<double> expected = AttendByDefinition(*attention, input, tokens);
+    const auto rows = RowPlan<double>::OfLength(tokens, 2 * tokens);
+    REQUIRE(RelativeError(attention->Infer(input, rows), expected) < 1e-12);
+    REQUIRE(RelativeError(attention->Forward(input, rows), expected) < 1e-12);
   }
 }
 
 TEST_CASE("the gradients of attention are right across tiles of queries") {
-  const auto attention = RandomAttention(4, 1, 70);
+  const auto attention = RandomAttention(4, 1);
   const Tensor<double> input = RandomTensor<double>(70, 4, 8);
   const Tensor<double> direction = RandomTensor<double>(70, 4, 9);
   const Tensor<double> gradient = RandomTensor<double>(70, 4, 10);
@@ -176,51 +184,66 @@ TEST_CASE("the gradients of attention are right across tiles of queries") {
 }
 
 TEST_CASE("a token never changes what comes before it, nor another sequence") {
-  const auto attention = RandomAttention(4, 2, 70);
+  const auto attention = RandomAttention(4, 2);
   Tensor<double> input = RandomTensor<double>(140, 4, 1);
-  const Tensor<double> before = attention->Infer(input);
+  const auto rows = RowPlan<double>::OfLength(70, 140);
+  const Tensor<double> before = attention->Infer(input, rows);
   input.row(66) *= -3;
-  const Tensor<double> after = attention->Infer(input);
+  const Tensor<double> after = attention->Infer(input, rows);
   REQUIRE(SameBits(before.topRows(66), after.topRows(66)));
   REQUIRE(SameBits(before.bottomRows(70), after.bottomRows(70)));
   for (Index row = 66; row < 70; ++row) REQUIRE(RelativeError(after.row(row), before.row(row)) > 1e-6);
 }
 
 TEST_CASE("large scores neither overflow nor lose the weights' sum") {
-  auto attention = std::make_shared<CausalSelfAttention<float>>(4, 1, 8, false);
+  auto attention = std::make_shared<CausalSelfAttention<float>>(4, 1, false);
   const Tensor<float> input = 3000 * RandomTensor<float>(8, 4, 1);
   REQUIRE(attention->Forward(input).allFinite());
   REQUIRE(attention->Backward(RandomTensor<float>(8, 4, 2)).allFinite());
 }
 
-TEST_CASE("rows that are no whole number of sequences are a ShapeError, fewer are one shorter sequence") {
-  const auto attention = RandomAttention(4, 2, 6);
-  REQUIRE_THROWS_AS(attention->Infer(RandomTensor<double>(7, 4, 1)), ShapeError);
-  REQUIRE_THROWS_AS(attention->Forward(RandomTensor<double>(13, 4, 1)), ShapeError);
-  const Tensor<double> input = RandomTensor<double>(6, 4, 1);
+TEST_CASE("a plan of other rows is a ShapeError, and without one the batch is one sequence") {
+  const auto attention = RandomAttention(4, 2);
+  const Tensor<double> input = RandomTensor<double>(7, 4, 1);
+  const auto six = RowPlan<double>::OfLength(3, 6);
+  REQUIRE_THROWS_AS(attention->Infer(input, six), ShapeError);
+  REQUIRE_THROWS_AS(attention->Forward(input, six), ShapeError);
+  RowPlan<double> negative;
+  negative.sequences = {{8}, {-1}};
+  REQUIRE_THROWS_AS(attention->Infer(input, negative), ShapeError);
+  REQUIRE_THROWS_AS(RowPlan<double>::OfLength(3, 7), ShapeError);
+  const std::vector<Index> lengths{3, -1};
+  REQUIRE_THROWS_AS(RowPlan<double>::OfLengths(lengths), ShapeError);
+  const auto one = RowPlan<double>::OfLength(7, 7);
+  const RowPlan<double> nothing;
+  REQUIRE(SameBits(attention->Infer(input), attention->Infer(input, one)));
+  REQUIRE(SameBits(attention->Infer(input), attention->Infer(input, nothing)));
   REQUIRE(RelativeError(attention->Infer(input.topRows(4)), attention->Infer(input).topRows(4)) < 1e-14);
   REQUIRE(attention->Infer(Tensor<double>(0, 4)).rows() == 0);
   attention->Forward(Tensor<double>(0, 4));
   REQUIRE(attention->Backward(Tensor<double>(0, 4)).rows() == 0);
 }
 
-TEST_CASE("another sequence length means another Forward first") {
-  const auto attention = RandomAttention(4, 2, 6);
-  attention->Forward(RandomTensor<double>(6, 4, 1));
-  nola::SetSequenceLength<double>(*attention, 3);
-  REQUIRE(attention->SequenceLength() == 3);
-  REQUIRE_THROWS_AS(attention->Backward(RandomTensor<double>(6, 4, 2)), StateError);
-  REQUIRE_THROWS_AS(attention->SetSequenceLength(0), ConfigError);
+TEST_CASE("Backward goes by the sequences of Forward, whatever became of the plan since") {
+  const auto attention = RandomAttention(4, 2);
+  const auto other = attention->Clone();
+  const Tensor<double> input = RandomTensor<double>(6, 4, 1);
+  const Tensor<double> gradient = RandomTensor<double>(6, 4, 2);
+  auto rows = RowPlan<double>::OfLength(3, 6);
+  attention->Forward(input, rows);
+  other->Forward(input, rows);
+  rows.sequences.assign(1, {6});
+  other->Infer(input, rows);
+  REQUIRE(SameBits(attention->Backward(gradient), other->Backward(gradient)));
 }
 
 TEST_CASE("attention refuses heads that do not divide the width and layers that do not fit") {
-  REQUIRE_THROWS_AS(CausalSelfAttention<float>(6, 4, 2), ConfigError);
-  REQUIRE_THROWS_AS(CausalSelfAttention<float>(6, 0, 2), ConfigError);
-  REQUIRE_THROWS_AS(CausalSelfAttention<float>(6, 2, 0), ConfigError);
+  REQUIRE_THROWS_AS(CausalSelfAttention<float>(6, 4), ConfigError);
+  REQUIRE_THROWS_AS(CausalSelfAttention<float>(6, 0), ConfigError);
   const auto dense = [](Index in, Index out) { return std::make_shared<DenseLayer<float>>(in, out); };
-  REQUIRE_THROWS_AS(CausalSelfAttention<float>(2, 2, dense(6, 6), dense(6, 4), dense(6, 6), dense(6, 6)),
+  REQUIRE_THROWS_AS(CausalSelfAttention<float>(2, dense(6, 6), dense(6, 4), dense(6, 6), dense(6, 6)),
                     ShapeError);
-  REQUIRE_THROWS_AS(CausalSelfAttention<float>(2, 2, nullptr, dense(6, 6), dense(6, 6), dense(6, 6)),
+  REQUIRE_THROWS_AS(CausalSelfAttention<float>(2, nullptr, dense(6, 6), dense(6, 6), dense(6, 6)),
                     ConfigError);
 }
 
@@ -229,7 +252,7 @@ TEST_CASE("keys that nothing needs a gradient of get no backward pass") {
   const auto key = std::make_shared<ProbeLayer<float>>(4);
   const auto value = std::make_shared<ProbeLayer<float>>(4);
   const auto output = std::make_shared<ProbeLayer<float>>(4);
-  CausalSelfAttention<float> attention(2, 3, query, key, value, output);
+  CausalSelfAttention<float> attention(2, query, key, value, output);
   attention.Forward(RandomTensor<float>(6, 4, 1), Gradients::parameters);
   const Tensor<float> nothing = attention.Backward(RandomTensor<float>(6, 4, 2));
   REQUIRE(nothing.size() == 0);
@@ -245,22 +268,55 @@ TEST_CASE("keys that nothing needs a gradient of get no backward pass") {
 }
 
 TEST_CASE("cached attention gives what attention over the whole sequence gives") {
-  const auto attention = RandomAttention(8, 2, 90);
+  const auto attention = RandomAttention(8, 2);
   const Tensor<double> input = RandomTensor<double>(90, 8, 1);
   const Tensor<double> whole = attention->Infer(input);
-  nola::KeyValueCache<double> cache(1, 90, 8);
-  Tensor<double> output;
+  nola::KeyValueCache<double> cache(90);
+  RowPlan<double> rows;
   for (const auto& [first, count] : {std::pair<Index, Index>{0, 70}, {70, 1}, {71, 1}, {72, 18}}) {
-    attention->InferNext(input.middleRows(first, count), cache.Block(0), first, output);
+    rows.sequences.assign(1, {count, first, &cache});
+    const Tensor<double> output = attention->Infer(input.middleRows(first, count), rows);
     REQUIRE(RelativeError(output, whole.middleRows(first, count)) < 1e-13);
   }
-  REQUIRE_THROWS_AS(attention->InferNext(input.topRows(1), cache.Block(0), 90, output), ShapeError);
-  nola::KeyValueCache<double> narrow(1, 90, 4);
-  REQUIRE_THROWS_AS(attention->InferNext(input.topRows(1), narrow.Block(0), 0, output), ShapeError);
+  rows.sequences.assign(1, {1, 90, &cache});
+  REQUIRE_THROWS_AS(attention->Infer(input.topRows(1), rows), ShapeError);
+}
+
+TEST_CASE("a cache that does not hold the tokens before is refused, and so is one twice or in training") {
+  const auto attention = RandomAttention(8, 2);
+  const auto other = attention->Clone();
+  const Tensor<double> input = RandomTensor<double>(6, 8, 1);
+  nola::KeyValueCache<double> cache(8);
+  nola::KeyValueCache<double> second(8);
+  RowPlan<double> rows;
+  rows.sequences.assign(1, {6, 0, &cache});
+  const Tensor<double> six = attention->Infer(input, rows);
+  const auto refused = [&](std::vector<nola::SequenceRows<double>> sequences) {
+    RowPlan<double> plan;
+    plan.sequences = std::move(sequences);
+    return [&attention, &input, plan] { attention->Infer(input.topRows(plan.RowCount()), plan); };
+  };
+  REQUIRE(ErrorOf<StateError>([&] {
+            RowPlan<double> plan;
+            plan.sequences.assign(1, {1, 6, &cache});
+            other->Infer(input.topRows(1), plan);
+          }).find("another network") != std::string::npos);
+  REQUIRE_THROWS_AS(refused({{1, 7, &cache}})(), StateError);
+  REQUIRE_THROWS_AS(refused({{3, 6, &cache}})(), ShapeError);
+  REQUIRE_THROWS_AS(refused({{1, 0, &second}, {3, 6, &cache}})(), ShapeError);
+  REQUIRE_THROWS_AS(refused({{1, 6, &cache}, {1, 0, &second}, {0, 6, &cache}})(), nola::ConfigError);
+  rows.sequences.assign(1, {1, 6, &cache});
+  REQUIRE_THROWS_AS(attention->Forward(input.topRows(1), rows), ConfigError);
+  attention->SetTrainingMode(false);  // in evaluation mode Forward is Infer
+  const Tensor<double> seventh = attention->Forward(input.topRows(1), rows);
+  Tensor<double> all(7, 8);
+  all << input, input.row(0);
+  REQUIRE(RelativeError(seventh, attention->Infer(all).row(6)) < 1e-13);
+  REQUIRE(six.rows() == 6);
 }
 
 TEST_CASE("attention infers the same from many threads at once") {
-  const auto attention = RandomAttention(8, 2, 30);
+  const auto attention = RandomAttention(8, 2);
   const Tensor<double> input = RandomTensor<double>(60, 8, 1);
   const Tensor<double> expected = attention->Infer(input);
   std::vector<int> same(4, 0);
@@ -308,14 +364,14 @@ TEST_CASE("a layer norm that trains only after Forward gets no gradient, and its
 
 TEST_CASE("attention of one layer object four times is refused") {
   const auto dense = std::make_shared<DenseLayer<double>>(4, 4);
-  REQUIRE_THROWS_AS(CausalSelfAttention<double>(2, 3, dense, dense, dense, dense), ConfigError);
+  REQUIRE_THROWS_AS(CausalSelfAttention<double>(2, dense, dense, dense, dense), ConfigError);
 }
 
 TEMPLATE_TEST_CASE("an empty batch goes through every part of a transformer", "", float, double) {
   using T = TestType;
   std::vector<std::shared_ptr<nola::ILayer<T>>> layers{std::make_shared<Embedding<T>>(5, 4),
                                                        std::make_shared<LayerNorm<T>>(4),
-                                                       std::make_shared<CausalSelfAttention<T>>(4, 2, 3)};
+                                                       std::make_shared<CausalSelfAttention<T>>(4, 2)};
   for (const auto& layer : layers) {
     INFO(layer->LayerType());
     REQUIRE(layer->Infer(Tensor<T>(0, layer->InputSize())).rows() == 0);
@@ -328,6 +384,5 @@ TEMPLATE_TEST_CASE("an empty batch goes through every part of a transformer", ""
 
 TEST_CASE("parts that are to be loaded start at zero") {
   REQUIRE(Embedding<float>(5, 4, 42, 0.02, nola::Initialization::none).Weights().isZero(0));
-  REQUIRE(
-      CausalSelfAttention<float>(4, 2, 3, true, 42, nola::Initialization::none).GetParameters().isZero(0));
+  REQUIRE(CausalSelfAttention<float>(4, 2, true, 42, nola::Initialization::none).GetParameters().isZero(0));
 }
