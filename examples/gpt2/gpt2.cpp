@@ -71,20 +71,20 @@ text::Tokens ReadTokens(const text::BytePairTokenizer& tokenizer, const Settings
   return tokenizer.Encode(std::string(std::istreambuf_iterator<char>(file), {}), settings.encoding);
 }
 
-double Perplexity(const text::Network& network, std::span<const std::int32_t> tokens) {
-  return std::exp(text::CrossEntropy(network, tokens));
+double Perplexity(const text::Network& network, std::span<const std::int32_t> tokens, Index window) {
+  return std::exp(text::CrossEntropy(network, tokens, window));
 }
 
 void FineTune(const Settings& settings) {
   nola::CheckWritable(settings.save);
   Model model(settings);
   text::Network& network = *model.network;
-  network.SetSequenceLength(std::min(settings.context, network.Positions()));
+  const Index window = std::min(settings.context, network.Positions());
   const text::Tokens tokens = ReadTokens(model.tokenizer, settings);
   const std::size_t trained = tokens.size() - tokens.size() / 10;
   const std::span<const std::int32_t> all(tokens);
   std::cout << tokens.size() << " tokens, the last tenth held back" << std::endl;
-  const double before = Perplexity(network, all.subspan(trained));
+  const double before = Perplexity(network, all.subspan(trained), window);
   if (settings.adapter.empty()) {
     nola::AdaptLayers<float>(
         network, {.targetModules = settings.targets,
@@ -97,20 +97,21 @@ void FineTune(const Settings& settings) {
   std::cout << "training " << network.ParameterCount() << " numbers" << std::endl;
   nola::ProgressLine line(isatty(STDOUT_FILENO) == 1 ? &std::cout : nullptr);
   text::TrainingOptions training = settings.training;
+  training.length = window;
   training.onStep = [&](const nola::TrainingProgress& progress) { line(progress); };
   text::Train(network, all.first(trained), training);
   std::cout << "perplexity on the held-back text: " << std::fixed << std::setprecision(2) << before
-            << " before, " << Perplexity(network, all.subspan(trained)) << " after\n";
+            << " before, " << Perplexity(network, all.subspan(trained), window) << " after\n";
   const nola::AdapterSaveReport report = nola::SaveAdapters<float>(network, settings.save);
   std::cout << "saved " << settings.save.string() << ", " << report.fileBytes << " bytes\n";
 }
 
 void Measure(const Settings& settings) {
   Model model(settings);
-  model.network->SetSequenceLength(std::min(settings.context, model.network->Positions()));
+  const Index window = std::min(settings.context, model.network->Positions());
   const text::Tokens tokens = ReadTokens(model.tokenizer, settings);
-  std::cout << "perplexity " << std::fixed << std::setprecision(2) << Perplexity(*model.network, tokens)
-            << " over " << tokens.size() << " tokens\n";
+  std::cout << "perplexity " << std::fixed << std::setprecision(2)
+            << Perplexity(*model.network, tokens, window) << " over " << tokens.size() << " tokens\n";
 }
 
 void Write(const Settings& settings) {

@@ -418,12 +418,11 @@ TEST_CASE("a network learns a text and writes it, and adapters learn another and
   const nola::TransformerDecoderOptions options{
       .vocabularySize = 128, .positions = 20, .width = 16, .blocks = 2, .heads = 2};
   text::Network network(options);
-  network.SetSequenceLength(10);
   const text::Tokens tokens = Periodic(400);
-  const double before = text::CrossEntropy(network, tokens);
-  text::Train(network, tokens, {.steps = 60, .batchSize = 4, .learningRate = 0.02});
-  REQUIRE(text::CrossEntropy(network, tokens) < before / 2);
-  text::Train(network, tokens, {.steps = 200, .batchSize = 4, .learningRate = 0.01});
+  const double before = text::CrossEntropy(network, tokens, 10);
+  text::Train(network, tokens, {.steps = 60, .batchSize = 4, .length = 10, .learningRate = 0.02});
+  REQUIRE(text::CrossEntropy(network, tokens, 10) < before / 2);
+  text::Train(network, tokens, {.steps = 200, .batchSize = 4, .length = 10, .learningRate = 0.01});
   std::string written;
   text::Generate(network, text::Tokens{'n', 'o', 'l', 'a', ' ', 'n'}, 40, {.temperature = 0},
                  [&](auto token) {
@@ -435,22 +434,21 @@ TEST_CASE("a network learns a text and writes it, and adapters learn another and
   const auto fresh = network.Clone();
   text::Tokens upper = tokens;
   for (std::int32_t& token : upper) token = token == ' ' ? ' ' : token - 32;
-  const double unadapted = text::CrossEntropy(network, upper);
+  const double unadapted = text::CrossEntropy(network, upper, 10);
   nola::AdaptLayers<float>(network, {.targetModules = {"blocks.*"}, .rank = 8});
   nola::SetRecompute<float>(network, true);
-  text::Train(network, upper, {.steps = 150, .batchSize = 4, .learningRate = 0.05});
-  const double adapted = text::CrossEntropy(network, upper);
+  text::Train(network, upper, {.steps = 150, .batchSize = 4, .length = 10, .learningRate = 0.05});
+  const double adapted = text::CrossEntropy(network, upper, 10);
   REQUIRE(adapted < unadapted / 2);
 
   nola::SaveAdapters<float>(network, directory.Path() / "adapter.safetensors");
   auto& loaded = dynamic_cast<text::Network&>(*fresh);
   nola::LoadAdapters<float>(loaded, directory.Path() / "adapter.safetensors");
-  REQUIRE(text::CrossEntropy(loaded, upper) == Approx(adapted));
+  REQUIRE(text::CrossEntropy(loaded, upper, 10) == Approx(adapted));
 }
 
 TEST_CASE("cross-entropy over a text counts every token once, whatever its length") {
   text::Network network({.vocabularySize = 128, .positions = 8, .width = 8, .blocks = 1, .heads = 1});
-  network.SetSequenceLength(8);
   network.SetParameters(nola::Vector<float>::Zero(network.ParameterCount()));
   for (const std::size_t length : {2U, 8U, 9U, 10U, 17U, 3000U}) {
     REQUIRE(text::CrossEntropy(network, Periodic(length)) == Approx(std::log(128.0)));

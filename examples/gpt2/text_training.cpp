@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "nola/random/random_stream.hpp"
 #include "nola/training/loss.hpp"
@@ -18,6 +19,8 @@ using nola::Index;
 using nola::Tensor;
 
 namespace {
+
+using Rows = nola::RowPlan<float>;
 
 /// Inputs from the windows that begin at these places, and the token after each as its label.
 void Gather(std::span<const std::int32_t> tokens, std::span<const Index> places, Index length,
@@ -36,7 +39,7 @@ void Gather(std::span<const std::int32_t> tokens, std::span<const Index> places,
 }  // namespace
 
 double Train(Network& network, std::span<const std::int32_t> tokens, const TrainingOptions& options) {
-  const Index length = network.SequenceLength();
+  const Index length = options.length == 0 ? network.Positions() : options.length;
   const Index places = static_cast<Index>(tokens.size()) - length;
   if (places < 1) {
     throw nola::ShapeError(
@@ -47,11 +50,11 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
   nola::RandomStream random(options.seed, nola::RandomPurpose::shuffle);
   std::vector<Index> batch(static_cast<std::size_t>(options.batchSize));
   Tensor<float> inputs;
-  nola::detail::Update<float> update;
+  Tensor<float> logits;
+  Tensor<float> gradient;
+  Tensor<float> unwanted;
   Tokens labels;
-  const auto loss = [&](const Tensor<float>& logits, Tensor<float>& gradient) {
-    return nola::SoftmaxCrossEntropy<float>(logits, labels, gradient);
-  };
+  const Rows rows = Rows::OfLength(length, options.batchSize * length);
   double sum = 0;
   Index counted = 0;
   const auto start = std::chrono::steady_clock::now();
@@ -61,8 +64,16 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
     }
     Gather(tokens, batch, length, inputs, labels);
     nola::TrainingProgress progress{
-        .step = step, .totalSteps = options.steps, .learningRate = schedule(step)};
-    update.Run(network, optimizer, inputs, options.maxGradientNorm, loss, progress);
+        .step = step + 1, .totalSteps = options.steps, .learningRate = schedule(step)};
+    network.Forward(inputs, logits, {nola::Gradients::parameters, &rows});
+    progress.loss = nola::SoftmaxCrossEntropy<float>(logits, labels, gradient);
+    if (!std::isfinite(progress.loss)) {
+      throw nola::StateError(nola::Message({"Train: the loss is ", progress.loss, " at step ", step}));
+    }
+    optimizer.ClearGradients();
+    network.Backward(gradient, unwanted);
+    progress.gradientNorm = optimizer.Step(static_cast<float>(progress.learningRate),
+                                           static_cast<float>(options.maxGradientNorm));
     progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (options.onStep) options.onStep(progress);
     if (step >= options.steps - std::max<Index>(1, options.steps / 10)) {
@@ -73,10 +84,10 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
   return sum / static_cast<double>(counted);
 }
 
-double CrossEntropy(const Network& network, std::span<const std::int32_t> tokens) {
+double CrossEntropy(const Network& network, std::span<const std::int32_t> tokens, Index length) {
   if (tokens.size() < 2)
     throw nola::ShapeError("CrossEntropy: a text needs two tokens to have one to predict");
-  const Index length = network.SequenceLength();
+  if (length == 0) length = network.Positions();
   const Index predicted = static_cast<Index>(tokens.size()) - 1;
   const Index windowsAtOnce = std::max<Index>(1, 2048 / length);
   Tensor<float> inputs;
@@ -91,7 +102,8 @@ double CrossEntropy(const Network& network, std::span<const std::int32_t> tokens
     const Index rest = windows > 0 ? length : predicted - first;
     if (windows == 0) places.push_back(first);
     Gather(tokens, places, rest, inputs, labels);
-    network.Infer(inputs, logits);
+    const Rows rows = Rows::OfLength(rest, inputs.rows());
+    network.Infer(inputs, logits, rows);
     const float loss = nola::SoftmaxCrossEntropy<float>(logits, labels, gradient);
     sum += static_cast<double>(loss) * static_cast<double>(inputs.rows());
     first += inputs.rows();

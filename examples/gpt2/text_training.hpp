@@ -22,7 +22,8 @@ using Network = nola::TransformerDecoder<float>;
 
 struct TrainingOptions {
   nola::Index steps = 300;
-  nola::Index batchSize = 16;  ///< windows a step, each of the network's sequence length
+  nola::Index batchSize = 16;  ///< windows a step
+  nola::Index length = 0;      ///< tokens of a window; 0 for all of the network's positions
   double learningRate = 1e-3;  ///< at the peak of a cosine schedule with a tenth of warm-up
   double weightDecay = 0;
   double maxGradientNorm = 1;
@@ -36,8 +37,9 @@ struct TrainingOptions {
 /// longer finite.
 double Train(Network& network, std::span<const std::int32_t> tokens, const TrainingOptions& options);
 
-/// Mean cross-entropy in nats a token over the whole text, cut into windows of the sequence length, each
-/// predicted from its own beginning. @throws nola::ShapeError for fewer than two tokens.
-double CrossEntropy(const Network& network, std::span<const std::int32_t> tokens);
+/// Mean cross-entropy in nats a token over the whole text, cut into windows of `length` tokens (0 for all of
+/// the network's positions), each predicted from its own beginning.
+/// @throws nola::ShapeError for fewer than two tokens.
+double CrossEntropy(const Network& network, std::span<const std::int32_t> tokens, nola::Index length = 0);
 
 }  // namespace text

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "bigrams.hpp"
+#include "embedding_bag.hpp"
 #include "tfjs_weights.hpp"
 #include "wide_and_deep.hpp"
 
@@ -45,8 +46,8 @@ Detector ReadDetector(const std::filesystem::path& modelDirectory) {
   }
   const TfjsWeights weights = ReadTfjsWeights(modelJson);
   using Bag = EmbeddingBag<float>;
-  const auto bag = [&](const std::string& name, Bag::Mode mode) {
-    return std::make_shared<Bag>(kMostBigrams, weights.Matrix(name), mode);
+  const auto bag = [&](const std::string& name, Bag::Mode mode, Tensor<float> bias = {}) {
+    return std::make_shared<Bag>(kMostBigrams, weights.Matrix(name), mode, std::move(bias));
   };
   const auto dense = [&](const std::string& name) {
     return std::make_shared<DenseLayer<float>>(weights.Matrix(name + "/kernel"),
@@ -58,7 +59,8 @@ Detector ReadDetector(const std::filesystem::path& modelDirectory) {
   try {
     const auto embedding = bag(
         "dnn/input_from_feature_columns/input_layer/content_embedding/embedding_weights", Bag::Mode::mean);
-    const auto wide = bag("linear/linear_model/content/weights", Bag::Mode::sum);
+    const auto wide = bag("linear/linear_model/content/weights", Bag::Mode::sum,
+                          weights.Matrix("linear/linear_model/bias_weights"));
     const auto hidden0 = dense("dnn/hiddenlayer_0");
     const auto hidden1 = dense("dnn/hiddenlayer_1");
     const auto deep = std::make_shared<nola::Sequential<float>>();
@@ -70,9 +72,7 @@ Detector ReadDetector(const std::filesystem::path& modelDirectory) {
     detector.languages = weights.Strings("head/ExpandDims/input");
     detector.buckets = weights.Matrix("linear/linear_model/content/weights").rows();
     detector.network = std::make_shared<nola::Sequential<float>>();
-    detector.network->Add(
-        "features", std::make_shared<FeatureSums<float>>(embedding, wide,
-                                                         weights.Matrix("linear/linear_model/bias_weights")));
+    detector.network->Add("features", std::make_shared<FeatureSums<float>>(embedding, wide));
     detector.network->Add("head", std::make_shared<DeepAndWideLogits<float>>(deep));
     if (static_cast<nola::Index>(detector.languages.size()) != detector.network->OutputSize()) {
       throw nola::ShapeError(nola::Message(

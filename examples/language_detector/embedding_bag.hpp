@@ -10,23 +10,31 @@ namespace language_detector {
 
 /// Indices [n x length] to sums of table rows [n x width]: each input row lists indices as whole numbers, and
 /// kPadding where it lists none. The rows are added in the order of the list, so that the rounding is that of
-/// any other program that does the same. Parameter: `weight` [table rows x width]. An index has no
-/// derivative: the input gradient is zero.
+/// any other program that does the same. Parameters: `weight` [table rows x width] and, if there is one,
+/// `bias` [1 x width], added last. An index has no derivative: the input gradient is zero.
 template <std::floating_point T>
 class EmbeddingBag final : public nola::LayerBase<T> {
  public:
   static constexpr T kPadding = T(-1);
   enum class Mode { sum, mean };
 
-  /// @throws nola::ConfigError for a length below 1, an empty table, NaN or infinity.
-  EmbeddingBag(nola::Index length, nola::Tensor<T> weight, Mode mode)
+  /// @throws nola::ConfigError for a length below 1, an empty table, NaN or infinity, nola::ShapeError for a
+  /// bias of another width.
+  EmbeddingBag(nola::Index length, nola::Tensor<T> weight, Mode mode, nola::Tensor<T> bias = {})
       : nola::LayerBase<T>(length, weight.cols()), mode_(mode) {
     if (length < 1 || weight.size() == 0) {
       throw nola::ConfigError(nola::Message({"EmbeddingBag: lists of ", length, " indices into a table [",
                                              weight.rows(), " x ", weight.cols(), "]"}));
     }
+    if (bias.size() > 0 && (bias.rows() != 1 || bias.cols() != weight.cols())) {
+      throw nola::ShapeError(nola::Message({"EmbeddingBag: a bias [", bias.rows(), " x ", bias.cols(),
+                                            "], expected [1 x ", weight.cols(), "]"}));
+    }
     this->CheckFinite("weight", weight);
+    this->CheckFinite("bias", bias);
+    hasBias_ = bias.size() > 0;
     this->AddParameter("weight", std::move(weight));
+    if (hasBias_) this->AddParameter("bias", std::move(bias));
   }
 
   std::string LayerType() const override { return "EmbeddingBag"; }
@@ -36,7 +44,7 @@ class EmbeddingBag final : public nola::LayerBase<T> {
   using Ref = nola::TensorRef<T>;
   using Matrix = nola::Tensor<T>;
 
-  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<float>& pass) override {
+  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<T>& pass) override {
     ComputeInference(input, output, pass);
     if (nola::Includes(pass.wanted, nola::Gradients::parameters)) input_ = input;
   }
@@ -50,15 +58,19 @@ class EmbeddingBag final : public nola::LayerBase<T> {
         });
       }
     }
+    if (nola::Includes(wanted, nola::Gradients::parameters) && hasBias_ && this->IsTrainable(1)) {
+      this->Gradient(1) += outputGradient.colwise().sum();
+    }
     if (nola::Includes(wanted, nola::Gradients::input)) inputGradient.setZero();
   }
 
-  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<float>&) const override {
+  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<T>&) const override {
     output.setZero(input.rows(), this->OutputSize());
     for (nola::Index row = 0; row < input.rows(); ++row) {
       VisitIndices(input.row(row), [&](nola::Index index) { output.row(row) += this->Value(0).row(index); });
       const nola::Index count = mode_ == Mode::mean ? Count(input.row(row)) : 0;
       if (count > 0) output.row(row) /= static_cast<T>(count);
+      if (hasBias_) output.row(row) += this->Value(1).row(0);
     }
   }
 
@@ -84,6 +96,7 @@ class EmbeddingBag final : public nola::LayerBase<T> {
   }
 
   Mode mode_;
+  bool hasBias_ = false;
   Matrix input_;  // of the last forward pass
 };
 

@@ -9,6 +9,7 @@
 #include "adaptation.hpp"
 #include "bigrams.hpp"
 #include "catch.hpp"
+#include "embedding_bag.hpp"
 #include "temporary_directory.hpp"
 #include "tfjs_weights.hpp"
 #include "wide_and_deep.hpp"
@@ -236,7 +237,7 @@ TEST_CASE("gradients of the wide and deep layers are those of their outputs") {
   nola::Sequential<double> network;
   network.Add("features", std::make_shared<FeatureSums<double>>(
                               std::make_shared<Bag>(4, table(6, 3), Bag::Mode::mean),
-                              std::make_shared<Bag>(4, table(6, 2), Bag::Mode::sum), table(1, 2)));
+                              std::make_shared<Bag>(4, table(6, 2), Bag::Mode::sum, table(1, 2))));
   network.Add("head", std::make_shared<DeepAndWideLogits<double>>(deep));
   Tensor<double> lists(3, 4);
   lists << 0, 5, 5, 2, 3, -1, 1, -1, -1, -1, -1, -1;

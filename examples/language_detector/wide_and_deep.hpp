@@ -7,73 +7,89 @@
 #include <string>
 #include <utility>
 
-#include "embedding_bag.hpp"
-
 namespace language_detector {
 
-/// Lists of features [n x length] to [mean embedding | wide logits], [n x (width + classes)]. Its children
-/// are the EmbeddingBags `embedding` and `wide`; the wide logits' bias [1 x classes] is its parameter `bias`.
+/// Neighbouring columns of the input in another place of the output, zeros beside them.
 template <std::floating_point T>
-class FeatureSums final : public nola::LayerBase<T> {
+class MovedColumns final : public nola::LayerBase<T> {
  public:
-  /// @throws nola::ShapeError unless both take lists of the same length and the bias fits the wide logits.
-  FeatureSums(std::shared_ptr<EmbeddingBag<T>> embedding, std::shared_ptr<EmbeddingBag<T>> wide,
-              nola::Tensor<T> bias)
-      : nola::LayerBase<T>(wide->InputSize(), embedding->OutputSize() + wide->OutputSize()) {
-    if (embedding->InputSize() != wide->InputSize() || bias.rows() != 1 ||
-        bias.cols() != wide->OutputSize()) {
-      throw nola::ShapeError("FeatureSums: embedding, wide weights and bias do not fit each other");
+  /// @throws nola::ShapeError unless `count` columns from `from` and from `to` lie inside of the sizes.
+  MovedColumns(nola::Index inputSize, nola::Index from, nola::Index count, nola::Index to,
+               nola::Index outputSize)
+      : nola::LayerBase<T>(inputSize, outputSize), from_(from), count_(count), to_(to) {
+    if (from < 0 || to < 0 || count < 0 || from + count > inputSize || to + count > outputSize) {
+      throw nola::ShapeError(nola::Message({"MovedColumns: ", count, " columns from ", from, " of ",
+                                            inputSize, " to ", to, " of ", outputSize}));
     }
-    this->CheckFinite("bias", bias);
+  }
+
+  std::string LayerType() const override { return "MovedColumns"; }
+  std::shared_ptr<nola::ILayer<T>> Clone() const override { return std::make_shared<MovedColumns>(*this); }
+
+ protected:
+  using Ref = nola::TensorRef<T>;
+  using Matrix = nola::Tensor<T>;
+
+  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<T>& pass) override {
+    ComputeInference(input, output, pass);
+  }
+
+  void ComputeBackward(const Ref& outputGradient, Matrix& inputGradient, nola::Gradients wanted) override {
+    if (!nola::Includes(wanted, nola::Gradients::input)) return;
+    inputGradient.setZero();
+    inputGradient.middleCols(from_, count_) = outputGradient.middleCols(to_, count_);
+  }
+
+  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<T>&) const override {
+    output.setZero(input.rows(), this->OutputSize());
+    output.middleCols(to_, count_) = input.middleCols(from_, count_);
+  }
+
+  void ForgetForward() override {}
+
+ private:
+  nola::Index from_;
+  nola::Index count_;
+  nola::Index to_;
+};
+
+/// Lists of features [n x length] to [mean embedding | wide logits], [n x (width + classes)], by its children
+/// `embedding` and `wide`.
+template <std::floating_point T>
+class FeatureSums final : public nola::Composite<T> {
+ public:
+  /// @throws nola::ShapeError unless both take lists of the same length.
+  FeatureSums(std::shared_ptr<nola::ILayer<T>> embedding, std::shared_ptr<nola::ILayer<T>> wide)
+      : nola::Composite<T>(wide->InputSize(), embedding->OutputSize() + wide->OutputSize()) {
     this->AddChild("embedding", std::move(embedding));
     this->AddChild("wide", std::move(wide));
-    this->AddParameter("bias", std::move(bias));
+    this->Tree();
   }
 
   std::string LayerType() const override { return "FeatureSums"; }
   std::shared_ptr<nola::ILayer<T>> Clone() const override { return std::make_shared<FeatureSums>(*this); }
 
  protected:
-  using Ref = nola::TensorRef<T>;
-  using Matrix = nola::Tensor<T>;
-
-  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<float>& pass) override {
-    Join(Embedding().Forward(input, pass.wanted), Wide().Forward(input, pass.wanted), output);
-  }
-
-  void ComputeBackward(const Ref& outputGradient, Matrix& inputGradient, nola::Gradients wanted) override {
-    const auto wideGradient = outputGradient.rightCols(Wide().OutputSize());
-    Embedding().Backward(outputGradient.leftCols(Embedding().OutputSize()));
-    Wide().Backward(wideGradient);
-    if (nola::Includes(wanted, nola::Gradients::parameters) && this->IsTrainable(0)) {
-      this->Gradient(0) += wideGradient.colwise().sum();
-    }
-    if (nola::Includes(wanted, nola::Gradients::input)) inputGradient.setZero();  // of indices
-  }
-
-  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<float>&) const override {
-    Join(Embedding().Infer(input), Wide().Infer(input), output);
-  }
-
- private:
-  nola::ILayer<T>& Embedding() const { return *this->Children()[0].layer; }
-  nola::ILayer<T>& Wide() const { return *this->Children()[1].layer; }
-
-  void Join(const Matrix& embedding, const Matrix& wide, Matrix& output) const {
-    output.resize(embedding.rows(), this->OutputSize());
-    output.leftCols(embedding.cols()) = embedding;
-    output.rightCols(wide.cols()) = wide.rowwise() + this->Value(0).row(0);
+  std::shared_ptr<nola::ILayer<T>> Compose() const override {
+    const auto placed = [this](const char* name, nola::Index to) {
+      const nola::Index size = this->Child(name)->OutputSize();
+      return std::make_shared<nola::Sequential<T>>(
+          this->Child(name), std::make_shared<MovedColumns<T>>(size, 0, size, to, this->OutputSize()));
+    };
+    return std::make_shared<nola::Sum<T>>(placed("embedding", 0),
+                                          placed("wide", this->Child("embedding")->OutputSize()));
   }
 };
 
 /// Adds what the deep layers make of the first columns to the wide logits after them: [n x (deep inputs +
 /// classes)] to [n x classes]. Its child is `deep`.
 template <std::floating_point T>
-class DeepAndWideLogits final : public nola::LayerBase<T> {
+class DeepAndWideLogits final : public nola::Composite<T> {
  public:
   explicit DeepAndWideLogits(std::shared_ptr<nola::ILayer<T>> deep)
-      : nola::LayerBase<T>(deep->InputSize() + deep->OutputSize(), deep->OutputSize()) {
+      : nola::Composite<T>(deep->InputSize() + deep->OutputSize(), deep->OutputSize()) {
     this->AddChild("deep", std::move(deep));
+    this->Tree();
   }
 
   std::string LayerType() const override { return "DeepAndWideLogits"; }
@@ -82,33 +98,15 @@ class DeepAndWideLogits final : public nola::LayerBase<T> {
   }
 
  protected:
-  using Ref = nola::TensorRef<T>;
-  using Matrix = nola::Tensor<T>;
-
-  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<float>& pass) override {
-    Deep().Forward(input.leftCols(Deep().InputSize()), output, pass.wanted);
-    output += input.rightCols(this->OutputSize());
+  std::shared_ptr<nola::ILayer<T>> Compose() const override {
+    const auto columns = [this](nola::Index from, nola::Index count) {
+      return std::make_shared<MovedColumns<T>>(this->InputSize(), from, count, 0, count);
+    };
+    const auto& deep = this->Child("deep");
+    return std::make_shared<nola::Sum<T>>(
+        std::make_shared<nola::Sequential<T>>(columns(0, deep->InputSize()), deep),
+        columns(deep->InputSize(), deep->OutputSize()));
   }
-
-  void ComputeBackward(const Ref& outputGradient, Matrix& inputGradient, nola::Gradients wanted) override {
-    Deep().Backward(outputGradient, deepGradient_);
-    if (nola::Includes(wanted, nola::Gradients::input)) inputGradient << deepGradient_, outputGradient;
-  }
-
-  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<float>&) const override {
-    Deep().Infer(input.leftCols(Deep().InputSize()), output);
-    output += input.rightCols(this->OutputSize());
-  }
-
-  void ForgetForward() override {
-    nola::LayerBase<T>::ForgetForward();
-    deepGradient_.resize(0, 0);
-  }
-
- private:
-  nola::ILayer<T>& Deep() const { return *this->Children()[0].layer; }
-
-  Matrix deepGradient_;
 };
 
 }  // namespace language_detector

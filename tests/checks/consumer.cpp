@@ -15,7 +15,6 @@ double Use(const std::filesystem::path& directory) {
   using namespace nola;
   TransformerDecoder<T> gpt({.vocabularySize = 16, .positions = 8, .width = 8, .blocks = 1, .heads = 2});
   AdaptLayers<T>(gpt, {.targetModules = {"*.query"}, .rank = 2, .numBasisA = 8, .numBasisB = 8});
-  gpt.SetSequenceLength(4);
   Tensor<T> tokens(8, 1);
   for (Index i = 0; i < 8; ++i) tokens(i, 0) = static_cast<T>(i);
   const std::vector<std::int32_t> labels(8, 3);
