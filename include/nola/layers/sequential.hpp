@@ -68,17 +68,17 @@ class Sequential final : public LayerBase<T> {
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
     const auto layers = this->Children();
-    between_.resize(widths_.size());
+    const Buffers between(*this);
     wanted_.resize(layers.size());
     bool inputWanted = Includes(pass.wanted, Gradients::input);
     for (std::size_t i = 0; i < layers.size(); ++i) {
       wanted_[i] = detail::WantedOfChild(*layers[i].layer, pass.wanted, inputWanted);
       inputWanted = wanted_[i] != Gradients::none;
-      Tensor<T>& target = i + 1 == layers.size() ? output : between_[buffers_[i]];
+      Tensor<T>& target = i + 1 == layers.size() ? output : between[buffers_[i]];
       if (i == 0) {
         layers[i].layer->Forward(input, target, pass.With(wanted_[i]));
       } else {
-        layers[i].layer->Forward(between_[buffers_[i - 1]], target, pass.With(wanted_[i]));
+        layers[i].layer->Forward(between[buffers_[i - 1]], target, pass.With(wanted_[i]));
       }
     }
     if (layers.empty()) output = input;
@@ -91,10 +91,11 @@ class Sequential final : public LayerBase<T> {
       if (Includes(wanted, Gradients::input)) inputGradient = outputGradient;
       return;
     }
+    const Buffers between(*this);
     Tensor<T>* above = nullptr;
     for (std::size_t i = layers.size(); i-- > 0 && wanted_[i] != Gradients::none;) {
       const bool isLowest = i == 0 || wanted_[i - 1] == Gradients::none;
-      Tensor<T>& below = isLowest ? inputGradient : between_[buffers_[i - 1]];
+      Tensor<T>& below = isLowest ? inputGradient : between[buffers_[i - 1]];
       if (above == nullptr) {
         layers[i].layer->Backward(outputGradient, below);
       } else {
@@ -110,26 +111,36 @@ class Sequential final : public LayerBase<T> {
       output = input;
       return;
     }
-    const typename Pool::Lease between(pool_);
-    between->resize(widths_.size());
+    const Buffers between(*this);
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      Tensor<T>& target = i + 1 == layers.size() ? output : (*between)[buffers_[i]];
+      Tensor<T>& target = i + 1 == layers.size() ? output : between[buffers_[i]];
       if (i == 0) {
         layers[i].layer->Infer(input, target, pass);
       } else {
-        layers[i].layer->Infer((*between)[buffers_[i - 1]], target, pass);
+        layers[i].layer->Infer(between[buffers_[i - 1]], target, pass);
       }
     }
   }
 
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
-    between_.clear();
     pool_.Clear();
   }
 
  private:
   using Pool = detail::ScratchPool<std::vector<Tensor<T>>>;
+
+  /// What lies between the layers in one pass in one direction. A training pass keeps none of it.
+  class Buffers {
+   public:
+    explicit Buffers(const Sequential& chain) : tensors_(chain.pool_) {
+      tensors_->resize(chain.widths_.size());
+    }
+    Tensor<T>& operator[](std::size_t buffer) const { return (*tensors_)[buffer]; }
+
+   private:
+    typename Pool::Lease tensors_;
+  };
 
   /// The buffer for a layer's output, and later for that output's gradient: one of the same width that the
   /// layer before does not use. A buffer of one width is never resized while the batch stays as it is.
@@ -145,9 +156,8 @@ class Sequential final : public LayerBase<T> {
 
   std::vector<std::size_t> buffers_;  // of each layer; the last one's is the caller's matrix instead
   std::vector<Index> widths_;         // of each buffer
-  detail::OfPass<T, std::vector<Tensor<T>>> between_;  // the buffers of training
   std::vector<Gradients> wanted_;     // of each layer in the last forward pass
-  mutable Pool pool_;                 // the buffers of inference
+  mutable Pool pool_;
 };
 
 NOLA_COMPILED_CLASS(layers, Sequential);

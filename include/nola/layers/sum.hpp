@@ -25,38 +25,41 @@ class Sum final : public detail::BranchedLayer<T> {
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+    const typename Pool::Lease spare(pool_);
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
-      this->branches_.Forward(i, this->Branch(i), input, i == 0 ? output : spare_, pass);
-      if (i > 0) output += spare_;
+      this->branches_.Forward(i, this->Branch(i), input, i == 0 ? output : spare->output, pass);
+      if (i > 0) output += spare->output;
     }
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
+    const typename Pool::Lease spare(pool_);
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
-      this->branches_.Backward(i, this->Branch(i), outputGradient, inputGradient, spareGradient_);
+      this->branches_.Backward(i, this->Branch(i), outputGradient, inputGradient, spare->inputGradient);
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
     const typename Pool::Lease spare(pool_);
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
-      this->Branch(i).Infer(input, i == 0 ? output : *spare, pass);
-      if (i > 0) output += *spare;
+      this->Branch(i).Infer(input, i == 0 ? output : spare->output, pass);
+      if (i > 0) output += spare->output;
     }
   }
 
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
-    spare_.resize(0, 0);
-    spareGradient_.resize(0, 0);
     pool_.Clear();
   }
 
  private:
-  using Pool = detail::ScratchPool<Tensor<T>>;
+  /// Of one branch.
+  struct Spare {
+    Tensor<T> output;
+    Tensor<T> inputGradient;
+  };
+  using Pool = detail::ScratchPool<Spare>;
 
-  Tensor<T> spare_;          // a branch's output
-  Tensor<T> spareGradient_;  // a branch's input gradient
   mutable Pool pool_;
 };
 
