@@ -303,6 +303,10 @@ TEST_CASE("a composite refuses caches in training before a layer writes to them"
   REQUIRE_THROWS_AS(block.Forward(RandomTensor<float>(2, 8, 1), rows), ConfigError);
   block.SetRecompute(true);
   REQUIRE_THROWS_AS(block.Forward(RandomTensor<float>(2, 8, 1), rows), ConfigError);
+  block.SetRecompute(false);
+  for (const char* lower : {"attention_norm", "attention"})
+    nola::FindLayer(block, lower)->SetTrainable(false);
+  REQUIRE_THROWS_AS(block.Forward(RandomTensor<float>(2, 8, 1), rows), ConfigError);
   rows.sequences.assign(1, {2, 2, &cache});
   REQUIRE_THROWS_AS(block.Infer(RandomTensor<float>(2, 8, 1), rows), StateError);  // nothing was written
 }

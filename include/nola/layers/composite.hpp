@@ -40,13 +40,15 @@ class Composite : public LayerBase<T> {
 
   /// What Compose gave. Safe from many threads at once. Called at the end of a final class's constructor, it
   /// finds there what is wrong with the wiring.
-  /// @throws what Compose throws; ShapeError if its layer has other sizes than this one.
+  /// @throws what Compose throws; ConfigError if it gives null, ShapeError if its layer has other sizes than
+  /// this one.
   ILayer<T>& Tree() const {
     ILayer<T>* const tree = made_.load(std::memory_order_acquire);
     if (tree != nullptr) return *tree;
     const std::lock_guard lock(making_);
     if (!tree_) {
       std::shared_ptr<ILayer<T>> composed = Compose();
+      if (!composed) throw ConfigError(this->LayerType() + ": the wiring is null");
       if (composed->InputSize() != this->InputSize() || composed->OutputSize() != this->OutputSize()) {
         throw ShapeError(
             Message({this->LayerType(), ": the wiring maps ", composed->InputSize(), " to ",

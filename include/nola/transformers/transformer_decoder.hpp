@@ -119,13 +119,13 @@ class TransformerDecoder final : public Composite<T> {
           {"TransformerDecoder: ", tokens.rows(), " tokens, and a RowPlan of ", plan.RowCount(), " rows"}));
     }
     const typename Pool::Lease scratch(pool_);
-    scratch->last.sequences.clear();
-    for (const SequenceRows<T>& sequence : plan.sequences) {
+    scratch->last = plan;
+    for (SequenceRows<T>& sequence : scratch->last.sequences) {
       if (sequence.rows < 1) {
         throw ShapeError(Message({"TransformerDecoder: a sequence of ", sequence.rows,
                                   " tokens in the RowPlan, expected at least 1"}));
       }
-      scratch->last.sequences.push_back({1, sequence.position + sequence.rows - 1});
+      sequence = {1, sequence.position + sequence.rows - 1};
     }
     Part(kBody).Infer(tokens, scratch->hidden, plan);
     scratch->ends.resize(static_cast<Index>(plan.sequences.size()), Width());
