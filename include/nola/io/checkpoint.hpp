@@ -17,6 +17,7 @@
 #include "nola/core/version.hpp"
 #include "nola/io/adapters/adapter_record.hpp"
 #include "nola/io/adapters/save_adapters.hpp"
+#include "nola/io/checkpoint_parts.hpp"
 #include "nola/io/safetensors/parameter_entry.hpp"
 #include "nola/io/safetensors/sealed_file.hpp"
 
@@ -79,53 +80,21 @@ SafetensorsMetadata TrainingIdentity(const ILayer<T>& network) {
   return identity;
 }
 
-inline constexpr std::string_view kOptimizerSettings = "optimizer.";
-inline constexpr std::string_view kTrainerSettings = "training.";
-inline constexpr const char* kTrainerRows = "training.rows";
-
-inline void AddSettings(SafetensorsMetadata& metadata, std::string_view prefix, const RunSettings& settings) {
-  for (const auto& [name, value] : settings) metadata.emplace(Message({prefix, name}), value);
-}
-
-/// Compares the settings of a checkpoint with those here. One that a file does not have is not compared:
-/// files of earlier versions have none. @throws FileError that names the first that differs.
-inline void CheckSettings(const SafetensorsFile& file, std::string_view prefix, const RunSettings& here) {
-  SafetensorsMetadata saved;
-  for (const auto& [key, value] : file.Metadata()) {
-    if (key.starts_with(prefix) && key != kTrainerRows) saved.emplace(key.substr(prefix.size()), value);
-  }
-  for (const auto& [name, value] : here) {
-    const auto found = saved.find(name);
-    if (found == saved.end()) continue;
-    if (found->second != value) {
-      file.Fail(Message({"a checkpoint of another run: ", prefix, name, " is ", Quoted(found->second),
-                         " in it, here ", Quoted(value)}));
-    }
-    saved.erase(found);
-  }
-  if (!here.empty() && !saved.empty()) {
-    const auto& [name, value] = *saved.begin();
-    file.Fail(Message({"a checkpoint of another run: ", prefix, Quoted(name), " is ", Quoted(value),
-                       " in it, here there is none"}));
-  }
-}
-
-/// A number of steps or rows in the metadata.
-inline Index MetadataCount(const SafetensorsFile& file, std::string_view key) {
-  const auto number = ParseInteger<Index>(MetadataText(file, key));
-  if (!number || *number < 0) file.Fail(Message({"the metadata have no number at ", key}));
-  return *number;
-}
-
 template <std::floating_point T, CheckpointedOptimizer<T> Optimizer>
 std::uint64_t WriteCheckpoint(ILayer<T>& network, Optimizer& optimizer, Index step,
-                              SafetensorsMetadata settings, const std::filesystem::path& path) {
+                              SafetensorsMetadata settings, const std::filesystem::path& path,
+                              const SavedValidation<T>& validation = {}) {
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, value] : TrainingState<T>(network, optimizer)) {
     entries.push_back(ParameterEntry<T>(name, {value.data(), value.rows(), value.cols()}));
   }
+  for (const auto& [name, value] : validation.parameters) {
+    entries.push_back(
+        ParameterEntry<T>(std::string(kBestParameter) + name, {value.data(), value.rows(), value.cols()}));
+  }
   SafetensorsMetadata metadata = TrainingIdentity<T>(network);
   metadata.merge(settings);
+  validation.AddTo(metadata);
   AddSettings(metadata, kOptimizerSettings, optimizer.Identity());
   metadata.emplace("format", kCheckpointFormat);
   metadata.emplace("format_version", kCheckpointFormatVersion);
@@ -151,14 +120,16 @@ std::uint64_t SaveCheckpoint(ILayer<T>& network, Optimizer& optimizer, Index ste
   return detail::WriteCheckpoint<T>(network, optimizer, step, {}, path);
 }
 
-/// The same at the trainer's current step, and with the trainer's settings and its number of rows.
+/// The same at the trainer's current step, and with the trainer's settings, its number of rows, and what its
+/// validations have found: the best parameters as well.
 template <std::floating_point T, CheckpointedOptimizer<T> Optimizer, CheckpointedLoop Loop>
 std::uint64_t SaveCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Loop& trainer,
                              const std::filesystem::path& path) {
   SafetensorsMetadata settings;
   detail::AddSettings(settings, detail::kTrainerSettings, trainer.Identity());
   if (trainer.Rows() > 0) settings.emplace(detail::kTrainerRows, std::to_string(trainer.Rows()));
-  return detail::WriteCheckpoint<T>(network, optimizer, trainer.CurrentStep(), std::move(settings), path);
+  return detail::WriteCheckpoint<T>(network, optimizer, trainer.CurrentStep(), std::move(settings), path,
+                                    detail::SavedValidation<T>::Of(trainer));
 }
 
 /// Puts back what SaveCheckpoint saved, into a network and an optimizer that were built in the same way.
@@ -178,7 +149,7 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Safetensors
   }
   std::erase_if(identity, [](const auto& entry) {
     return entry.first.starts_with(detail::kOptimizerSettings) ||
-           entry.first.starts_with(detail::kTrainerSettings);
+           entry.first.starts_with(detail::kTrainerSettings) || entry.first.starts_with(detail::kValidation);
   });
   const SafetensorsMetadata here = detail::TrainingIdentity<T>(network);
   if (identity != here) {
@@ -193,16 +164,13 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Safetensors
   detail::CheckSettings(file, detail::kOptimizerSettings, optimizer.Identity());
   auto state = detail::TrainingState<T>(network, optimizer);
   for (const auto& [name, value] : state) {
-    const SafetensorsTensor& tensor = file.At(name);
-    if (tensor.type != NumberTypeOf<T>() || tensor.shape != detail::FileShape(value.rows(), value.cols())) {
-      file.Fail(Quoted(name) + " is of another type or shape than here");
-    }
-    if (!DecodesToFinite<T>(tensor.type, tensor.bytes)) {
-      file.Fail(Quoted(name) + " holds NaN or infinity");
-    }
+    detail::CheckTensor<T>(file, name, value.rows(), value.cols());
   }
-  if (state.size() != file.Tensors().size()) {
-    file.Fail(Message({"holds ", file.Tensors().size(), " tensors, here are ", state.size(),
+  const auto saved = static_cast<std::size_t>(
+      std::count_if(file.Tensors().begin(), file.Tensors().end(),
+                    [](const auto& tensor) { return !tensor.first.starts_with(detail::kBestParameter); }));
+  if (state.size() != saved) {
+    file.Fail(Message({"holds ", saved, " tensors, here are ", state.size(),
                        ": another optimizer or other trainable layers"}));
   }
 
@@ -224,8 +192,8 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const std::filesy
   return LoadCheckpoint(network, optimizer, SafetensorsFile(path));
 }
 
-/// The same, and sets the trainer to the step. Load without the trainer, and set its step by hand, to go on
-/// with other settings on purpose.
+/// The same, and sets the trainer to the step and to what its validations had found. Load without the
+/// trainer, and set its step by hand, to go on with other settings on purpose.
 /// @throws FileError also if a setting of the trainer differs, by its name: a step means other rows or
 /// another rate then. The number of rows is compared when the trainer is given them.
 template <std::floating_point T, CheckpointedOptimizer<T> Optimizer, CheckpointedLoop Loop>
@@ -234,8 +202,10 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, Loop& trainer, co
   detail::CheckSettings(file, detail::kTrainerSettings, trainer.Identity());
   const Index rows =
       file.Metadata().contains(detail::kTrainerRows) ? detail::MetadataCount(file, detail::kTrainerRows) : 0;
+  auto validation = detail::SavedValidation<T>::Read(network, file);
   const Index step = LoadCheckpoint(network, optimizer, file);
   trainer.SetCurrentStep(step, rows);
+  std::move(validation).PutInto(trainer);
   return step;
 }
 

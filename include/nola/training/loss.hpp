@@ -1,6 +1,7 @@
-// Losses and their gradients: softmax cross-entropy and mean squared error, averaged over the batch.
+// Losses and their gradients: softmax cross-entropy and mean squared error, as means and as sums with counts.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
@@ -11,37 +12,62 @@
 
 namespace nola {
 
+/// The label of a row that does not count: a prompt, padding. It adds nothing to a loss nor to what the loss
+/// is the mean of, and its row gets no gradient (PyTorch's ignore_index).
+inline constexpr std::int32_t kNotCounted = -100;
+
+/// A loss as the sum over what was counted and how much that was, so that parts of different sizes, the
+/// micro-batches of one step or its shares on several machines, add up to the mean of the whole.
+struct CountedLoss {
+  double sum = 0;
+  Index count = 0;  ///< labels for a cross-entropy, numbers for a squared error
+
+  /// NaN if nothing was counted.
+  double Mean() const { return sum / static_cast<double>(count); }
+
+  CountedLoss& operator+=(const CountedLoss& other) {
+    sum += other.sum;
+    count += other.count;
+    return *this;
+  }
+};
+
 namespace detail {
 
-inline void CheckLabels(const char* function, Index rows, Index classes,
-                        std::span<const std::int32_t> labels) {
-  if (rows == 0) throw ShapeError(Message({function, ": the mean over an empty batch has no value"}));
+/// @return how many labels count.
+inline Index CheckLabels(const char* function, Index rows, Index classes,
+                         std::span<const std::int32_t> labels) {
   if (static_cast<Index>(labels.size()) != rows) {
     throw ShapeError(Message({function, ": ", labels.size(), " labels for ", rows, " rows"}));
   }
+  Index count = 0;
   for (const std::int32_t label : labels) {
+    if (label == kNotCounted) continue;
     if (label < 0 || label >= classes) {
-      throw ShapeError(Message({function, ": label ", label, " is outside 0..", classes - 1}));
+      throw ShapeError(Message({function, ": label ", label, " is outside 0..", classes - 1, ", and not ",
+                                kNotCounted, ", which does not count"}));
     }
+    ++count;
   }
+  return count;
 }
 
-}  // namespace detail
+inline void RequireCounted(const char* function, Index count) {
+  if (count == 0) throw ShapeError(Message({function, ": the mean of nothing that counts has no value"}));
+}
 
-/// Mean over the batch of -log softmax(logits)[label], in nats. Safe for logits of any size; NaN or infinite
-/// if a logit is NaN or +infinity, or the label's is -infinity.
-/// @param logits    [batch x classes]. @param labels  one class index a row.
-/// @param gradient  dLoss/dLogits, resized to the logits' shape. Allocates nothing once warm.
-/// @throws ShapeError for an empty batch, another number of labels, a label outside the classes.
+/// The sum over the rows that count, and share * dSum/dLogits.
 template <std::floating_point T>
-T SoftmaxCrossEntropy(const std::type_identity_t<TensorRef<T>>& logits, std::span<const std::int32_t> labels,
+T SumOfCrossEntropies(const TensorRef<T>& logits, std::span<const std::int32_t> labels, T share,
                       Tensor<T>& gradient) {
-  detail::CheckLabels("SoftmaxCrossEntropy", logits.rows(), logits.cols(), labels);
   gradient.resize(logits.rows(), logits.cols());
-  const T share = T(1) / static_cast<T>(logits.rows());
   T loss = T(0);
   for (Index row = 0; row < logits.rows(); ++row) {
     const Index label = labels[static_cast<std::size_t>(row)];
+    if (label == kNotCounted) {
+      gradient.row(row).setZero();
+      continue;
+    }
     const T largest = logits.row(row).template maxCoeff<Eigen::PropagateNaN>();
     gradient.row(row) = (logits.row(row).array() - largest).exp();
     const T sum = gradient.row(row).sum();
@@ -49,7 +75,46 @@ T SoftmaxCrossEntropy(const std::type_identity_t<TensorRef<T>>& logits, std::spa
     gradient.row(row) *= share / sum;
     gradient(row, label) -= share;
   }
-  return loss * share;
+  return loss;
+}
+
+/// The sum over all entries, and dMean/dPrediction.
+template <std::floating_point T>
+T SumOfSquaredErrors(const TensorRef<T>& prediction, const TensorRef<T>& target, Tensor<T>& gradient) {
+  if (prediction.rows() != target.rows() || prediction.cols() != target.cols()) {
+    throw ShapeError(Message({"MeanSquaredError: prediction [", prediction.rows(), " x ", prediction.cols(),
+                              "], target [", target.rows(), " x ", target.cols(), "]"}));
+  }
+  gradient = prediction - target;
+  const T sum = gradient.squaredNorm();
+  if (prediction.size() > 0) gradient *= T(2) / static_cast<T>(prediction.size());
+  return sum;
+}
+
+}  // namespace detail
+
+/// Mean over the rows that count of -log softmax(logits)[label], in nats. Safe for logits of any size; NaN or
+/// infinite if a logit of such a row is NaN or +infinity, or the label's is -infinity.
+/// @param logits    [batch x classes]. @param labels  one class index a row, or kNotCounted.
+/// @param gradient  dLoss/dLogits, resized to the logits' shape. Allocates nothing once warm.
+/// @throws ShapeError if no row counts, for another number of labels, a label outside the classes.
+template <std::floating_point T>
+T SoftmaxCrossEntropy(const std::type_identity_t<TensorRef<T>>& logits, std::span<const std::int32_t> labels,
+                      Tensor<T>& gradient) {
+  const Index count = detail::CheckLabels("SoftmaxCrossEntropy", logits.rows(), logits.cols(), labels);
+  detail::RequireCounted("SoftmaxCrossEntropy", count);
+  const T share = T(1) / static_cast<T>(count);
+  return detail::SumOfCrossEntropies<T>(logits, labels, share, gradient) * share;
+}
+
+/// The same loss as its sum and the number of rows that count, which may be 0; the gradient is that of the
+/// mean, then zero.
+template <std::floating_point T>
+CountedLoss CountedSoftmaxCrossEntropy(const std::type_identity_t<TensorRef<T>>& logits,
+                                       std::span<const std::int32_t> labels, Tensor<T>& gradient) {
+  const Index count = detail::CheckLabels("SoftmaxCrossEntropy", logits.rows(), logits.cols(), labels);
+  const T share = T(1) / static_cast<T>(std::max<Index>(count, 1));
+  return {static_cast<double>(detail::SumOfCrossEntropies<T>(logits, labels, share, gradient)), count};
 }
 
 /// Mean over all entries of (prediction - target)^2.
@@ -58,34 +123,52 @@ T SoftmaxCrossEntropy(const std::type_identity_t<TensorRef<T>>& logits, std::spa
 template <std::floating_point T>
 T MeanSquaredError(const std::type_identity_t<TensorRef<T>>& prediction,
                    const std::type_identity_t<TensorRef<T>>& target, Tensor<T>& gradient) {
-  if (prediction.rows() != target.rows() || prediction.cols() != target.cols()) {
-    throw ShapeError(Message({"MeanSquaredError: prediction [", prediction.rows(), " x ", prediction.cols(),
-                              "], target [", target.rows(), " x ", target.cols(), "]"}));
-  }
-  if (prediction.size() == 0) throw ShapeError("MeanSquaredError: the mean over an empty batch has no value");
-  gradient = prediction - target;
-  const T share = T(1) / static_cast<T>(prediction.size());
-  const T loss = gradient.squaredNorm() * share;
-  gradient *= T(2) * share;
-  return loss;
+  if (target.size() == 0) detail::RequireCounted("MeanSquaredError", prediction.size());
+  return detail::SumOfSquaredErrors<T>(prediction, target, gradient) *
+         (T(1) / static_cast<T>(prediction.size()));
 }
 
-/// Share of rows whose largest logit is at the label, 0..1. A row with a NaN counts as wrong, and so does one
-/// whose largest logit is infinite in several places: a network that has diverged knows nothing.
-/// @throws ShapeError as SoftmaxCrossEntropy.
-template <class Logits>
-double Accuracy(const Eigen::MatrixBase<Logits>& logits, std::span<const std::int32_t> labels) {
-  detail::CheckLabels("Accuracy", logits.rows(), logits.cols(), labels);
+/// The same loss as its sum and the number of entries, which may be 0; the gradient is that of the mean.
+template <std::floating_point T>
+CountedLoss CountedSquaredError(const std::type_identity_t<TensorRef<T>>& prediction,
+                                const std::type_identity_t<TensorRef<T>>& target, Tensor<T>& gradient) {
+  return {static_cast<double>(detail::SumOfSquaredErrors<T>(prediction, target, gradient)),
+          prediction.size()};
+}
+
+namespace detail {
+
+/// Rows whose largest logit is at the label, of rows that count.
+struct RightOfCounted {
   Index right = 0;
+  Index count = 0;
+};
+
+template <class Logits>
+RightOfCounted CountRight(const Eigen::MatrixBase<Logits>& logits, std::span<const std::int32_t> labels) {
+  RightOfCounted result{0, CheckLabels("Accuracy", logits.rows(), logits.cols(), labels)};
   for (Index row = 0; row < logits.rows(); ++row) {
     const auto scores = logits.row(row).array();
-    if (scores.isNaN().any()) continue;
+    const Index label = labels[static_cast<std::size_t>(row)];
+    if (label == kNotCounted || scores.isNaN().any()) continue;
     Index best = 0;
     const auto largest = scores.maxCoeff(&best);
     const bool isKnown = std::isfinite(largest) || (scores == largest).count() == 1;
-    right += isKnown && best == labels[static_cast<std::size_t>(row)] ? 1 : 0;
+    result.right += isKnown && best == label ? 1 : 0;
   }
-  return static_cast<double>(right) / static_cast<double>(logits.rows());
+  return result;
+}
+
+}  // namespace detail
+
+/// Share of the rows that count whose largest logit is at the label, 0..1. A row with a NaN counts as wrong,
+/// and so does one whose largest logit is infinite in several places: a network that has diverged knows
+/// nothing. @throws ShapeError as SoftmaxCrossEntropy.
+template <class Logits>
+double Accuracy(const Eigen::MatrixBase<Logits>& logits, std::span<const std::int32_t> labels) {
+  const detail::RightOfCounted result = detail::CountRight(logits, labels);
+  detail::RequireCounted("Accuracy", result.count);
+  return static_cast<double>(result.right) / static_cast<double>(result.count);
 }
 
 NOLA_COMPILED_TEMPLATE(adapters,
@@ -98,5 +181,17 @@ NOLA_COMPILED_TEMPLATE(adapters, float MeanSquaredError<float>(const TensorRef<f
                                                                const TensorRef<float>&, Tensor<float>&));
 NOLA_COMPILED_TEMPLATE(adapters, double MeanSquaredError<double>(const TensorRef<double>&,
                                                                  const TensorRef<double>&, Tensor<double>&));
+NOLA_COMPILED_TEMPLATE(adapters, CountedLoss CountedSoftmaxCrossEntropy<float>(const TensorRef<float>&,
+                                                                               std::span<const std::int32_t>,
+                                                                               Tensor<float>&));
+NOLA_COMPILED_TEMPLATE(adapters, CountedLoss CountedSoftmaxCrossEntropy<double>(const TensorRef<double>&,
+                                                                                std::span<const std::int32_t>,
+                                                                                Tensor<double>&));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       CountedLoss CountedSquaredError<float>(const TensorRef<float>&,
+                                                              const TensorRef<float>&, Tensor<float>&));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       CountedLoss CountedSquaredError<double>(const TensorRef<double>&,
+                                                               const TensorRef<double>&, Tensor<double>&));
 
 }  // namespace nola

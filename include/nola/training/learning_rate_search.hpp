@@ -1,0 +1,175 @@
+// A search for the learning rate of a training, by runs that are judged on held-back data.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "nola/core/error.hpp"
+
+namespace nola {
+
+/// One run of a search.
+struct LearningRateTrial {
+  std::size_t method = 0;  ///< which of the trainings that are searched side by side
+  double learningRate = 0;
+  std::uint64_t seed = 0;
+  double score = 0;       ///< on held-back data, the higher the better
+  bool diverged = false;  ///< the loss or the score became NaN or infinite
+};
+
+/// A trial with members of your own beside those of LearningRateTrial.
+template <class Trial>
+concept LearningRateRun = std::default_initializable<Trial> && std::copyable<Trial> &&
+    requires(Trial& trial) {
+  { trial.method } -> std::same_as<std::size_t&>;
+  { trial.learningRate } -> std::same_as<double&>;
+  { trial.seed } -> std::same_as<std::uint64_t&>;
+  { trial.score } -> std::same_as<double&>;
+  { trial.diverged } -> std::same_as<bool&>;
+};
+
+struct LearningRateSearch {
+  /// What the first round tries.
+  std::vector<double> ladder = {0.0005, 0.002, 0.008, 0.032};
+  /// Round 1 is the ladder; the next tries the best rate so far halved and doubled, the one after that the
+  /// best divided and multiplied by the square root of 2, and so on: factors 2^(1/2^n). Where every run has
+  /// diverged so far it tries the lowest divided by 16 and by 4. So every method gets the same number of
+  /// runs.
+  int rounds = 3;
+  std::uint64_t seeds = 3;         ///< runs for each rate
+  std::uint64_t firstSeed = 1001;  ///< the seeds count on from it; leave them out of what is reported later
+  /// Calls run(i) for all i below `count`, in any order and on as many threads as it likes; the result does
+  /// not depend on it. Empty: one after the other. @param round  1-based.
+  std::function<void(int round, std::size_t count, const std::function<void(std::size_t)>& run)> forEach = {};
+};
+
+/// The rate whose trials have the best mean score, of equal ones the lowest; never one at which a trial
+/// diverged. @throws StateError if a trial diverged at every rate.
+template <LearningRateRun Trial>
+double BestLearningRate(std::span<const Trial> trials) {
+  struct Rate {
+    double sum = 0;  // of the scores
+    int count = 0;
+    bool diverged = false;
+
+    double Mean() const { return sum / count; }
+  };
+  std::map<double, Rate> rates;
+  for (const Trial& trial : trials) {
+    Rate& rate = rates[trial.learningRate];
+    rate.sum += trial.score;
+    ++rate.count;
+    rate.diverged = rate.diverged || trial.diverged || !std::isfinite(trial.score);
+  }
+  const auto end = rates.end();
+  auto best = end;
+  for (auto rate = rates.begin(); rate != end; ++rate) {
+    if (!rate->second.diverged && (best == end || rate->second.Mean() > best->second.Mean())) best = rate;
+  }
+  if (best == end) {
+    throw StateError(
+        Message({"the training diverged at each of the ", rates.size(), " learning rates tried"}));
+  }
+  return best->first;
+}
+template <LearningRateRun Trial>
+double BestLearningRate(const std::vector<Trial>& trials) {
+  return BestLearningRate(std::span<const Trial>(trials));
+}
+
+/// The trials of one of the methods.
+template <LearningRateRun Trial>
+std::vector<Trial> TrialsOf(const std::vector<Trial>& trials, std::size_t method) {
+  std::vector<Trial> own;
+  std::copy_if(trials.begin(), trials.end(), std::back_inserter(own),
+               [&](const Trial& trial) { return trial.method == method; });
+  return own;
+}
+
+namespace detail {
+
+/// The rates that a round tries, 0-based, after the trials so far.
+template <LearningRateRun Trial>
+std::vector<double> RatesToTry(const LearningRateSearch& search, int round, const std::vector<Trial>& soFar) {
+  if (round == 0) return search.ladder;
+  if (std::all_of(soFar.begin(), soFar.end(), [](const Trial& trial) { return trial.diverged; })) {
+    double lowest = soFar.front().learningRate;
+    for (const Trial& trial : soFar) lowest = std::min(lowest, trial.learningRate);
+    return {lowest / 16, lowest / 4};
+  }
+  const double factor = std::pow(2.0, std::pow(0.5, round - 1));
+  const double best = BestLearningRate(soFar);
+  return {best / factor, best * factor};
+}
+
+}  // namespace detail
+
+/// Searches a learning rate for each of several methods side by side: all runs of a round, then the next.
+/// Cost: (ladder + 2 (rounds - 1)) * seeds trainings a method. Deterministic if a training is.
+/// @param train  trains by a trial's method, learningRate and seed, and sets its score; one that throws
+/// StateError, as Trainer does for a loss that is NaN, has diverged.
+/// @return all trials, in the order of rounds, methods, rates and seeds: BestLearningRate(TrialsOf(..)) is
+/// the rate of a method.
+/// @throws ConfigError for no rounds, seeds or rates, or a rate that is not above 0; what `train` throws
+/// else.
+template <LearningRateRun Trial = LearningRateTrial>
+std::vector<Trial> SearchLearningRates(const std::vector<std::size_t>& methods,
+                                       const LearningRateSearch& search,
+                                       const std::type_identity_t<std::function<void(Trial&)>>& train) {
+  const bool isUsable = std::all_of(search.ladder.begin(), search.ladder.end(),
+                                    [](double rate) { return rate > 0 && std::isfinite(rate); });
+  if (search.rounds < 1 || search.seeds < 1 || search.ladder.empty() || !isUsable) {
+    throw ConfigError(
+        Message({"SearchLearningRates: ", search.rounds, " rounds of ", search.seeds, " seeds from ",
+                 search.ladder.size(), " rates", isUsable ? "" : ", one of them not above 0"}));
+  }
+  std::vector<Trial> all;
+  for (int round = 0; round < search.rounds; ++round) {
+    std::vector<Trial> trials;
+    for (const std::size_t method : methods) {
+      for (const double rate : detail::RatesToTry(search, round, TrialsOf(all, method))) {
+        for (std::uint64_t i = 0; i < search.seeds; ++i) {
+          Trial trial{};
+          trial.method = method;
+          trial.learningRate = rate;
+          trial.seed = search.firstSeed + i;
+          trials.push_back(trial);
+        }
+      }
+    }
+    const auto run = [&](std::size_t i) {
+      try {
+        train(trials[i]);
+      } catch (const StateError&) {
+        trials[i].diverged = true;
+      }
+      trials[i].diverged = trials[i].diverged || !std::isfinite(trials[i].score);
+    };
+    if (search.forEach) {
+      search.forEach(round + 1, trials.size(), run);
+    } else {
+      for (std::size_t i = 0; i < trials.size(); ++i) run(i);
+    }
+    all.insert(all.end(), trials.begin(), trials.end());
+  }
+  return all;
+}
+
+/// The same for one training: its best rate.
+/// @param train  of (rate, seed): the score on held-back data, the higher the better.
+inline double SearchLearningRate(const LearningRateSearch& search,
+                                 const std::function<double(double rate, std::uint64_t seed)>& train) {
+  return BestLearningRate(SearchLearningRates(
+      {0}, search, [&](LearningRateTrial& trial) { trial.score = train(trial.learningRate, trial.seed); }));
+}
+
+}  // namespace nola

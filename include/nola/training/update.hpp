@@ -1,0 +1,156 @@
+// A training step: forward, loss, backward, a hook, clipping and the optimizer's step, over one batch or
+// parts.
+#pragma once
+
+#include <cmath>
+#include <concepts>
+#include <functional>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+#include "nola/core/compiled.hpp"
+#include "nola/core/error.hpp"
+#include "nola/layers/contract/layer.hpp"
+#include "nola/training/loss.hpp"
+#include "nola/training/optimizer.hpp"
+
+namespace nola {
+
+/// Is given the gradients of a step after the backward pass and before clipping, and the loss that they are
+/// the gradient of the mean of. It may change both: machines that share a batch weight their gradients by
+/// their counts and add up gradients, sums and counts. It sees a loss that is NaN too, so that all stop
+/// alike.
+template <std::floating_point T>
+using GradientHook = std::function<void(std::span<Parameter<T>> parameters, CountedLoss& loss)>;
+
+/// A loss as Update takes it. It sets `gradient` to the gradient of its mean by the output, and returns
+/// either the mean over the rows of the output, or a CountedLoss where not every row counts for one.
+template <class Loss, class T>
+concept OutputLoss = requires(Loss& loss, const Tensor<T>& output, Tensor<T>& gradient) {
+  {
+    loss(output, gradient)
+    } -> std::convertible_to<std::conditional_t<
+        std::convertible_to<decltype(loss(output, gradient)), CountedLoss>, CountedLoss, T>>;
+};
+
+/// What a step came to.
+struct StepReport {
+  CountedLoss loss;
+  double gradientNorm = 0;  ///< of the gradient of the mean, before clipping
+};
+
+/// One training step after another of a network: Add for a batch, or once for each of its parts, then Step.
+/// Parts add up to the gradient that the whole batch has, to rounding, also where different numbers of rows
+/// count in them. Allocates nothing once parts of these sizes have run. For one thread at a time.
+///
+/// Where a function throws, also one of the caller's, the step is forgotten: the gradients are cleared, and
+/// the optimizer has changed nothing.
+template <std::floating_point T>
+class Update {
+ public:
+  /// Network and optimizer must outlive it.
+  /// @param maxGradientNorm  clips by the joint norm of the gradients; 0 does not.
+  Update(ILayer<T>& network, Optimizer<T>& optimizer, double maxGradientNorm = 0)
+      : network_(network), optimizer_(optimizer), maxGradientNorm_(maxGradientNorm) {}
+
+  void OnGradients(GradientHook<T> hook) { hook_ = std::move(hook); }
+
+  /// Forward, loss and backward of a batch or a part of one.
+  /// @param pass  what the rows are; the wanted gradients are those of the parameters, whatever it says.
+  /// @throws StateError if the loss is NaN or infinite, what network and loss throw.
+  template <OutputLoss<T> Loss>
+  void Add(const TensorRef<T>& inputs, const Pass<T>& pass, Loss&& loss) {
+    try {
+      network_.Forward(inputs, output_, pass.With(Gradients::parameters));
+      using Result = decltype(loss(std::as_const(output_), outputGradient_));
+      if constexpr (std::convertible_to<Result, CountedLoss>) {
+        AddPart(loss(std::as_const(output_), outputGradient_));
+      } else {
+        const auto mean = static_cast<double>(static_cast<T>(loss(std::as_const(output_), outputGradient_)));
+        AddPart({mean * static_cast<double>(output_.rows()), output_.rows()});
+      }
+    } catch (...) {
+      Forget();
+      throw;
+    }
+  }
+
+  /// Hook, clipping and the optimizer's step.
+  /// @throws StateError without an Add before, if nothing in the batch counts, or if the loss or a gradient
+  /// is NaN or infinite; ConfigError for a rate or a norm that the optimizer refuses.
+  StepReport Step(T learningRate) {
+    if (parts_ == 0) throw StateError("Update: Step needs an Add before it");
+    try {
+      if (unit_ != loss_.count && unit_ > 0) {
+        const T scale = static_cast<T>(unit_) / static_cast<T>(loss_.count);
+        for (Parameter<T>& parameter : optimizer_.Parameters()) parameter.gradient *= scale;
+      }
+      if (hook_) hook_(optimizer_.Parameters(), loss_);
+      if (loss_.count <= 0) {
+        throw StateError(Message({"Update: nothing in the batch of step ", optimizer_.StepCount(),
+                                  " counts: its loss has no mean"}));
+      }
+      RequireFinite(loss_.sum);
+      const T norm = optimizer_.Step(learningRate, static_cast<T>(maxGradientNorm_));
+      const StepReport report{loss_, static_cast<double>(norm)};
+      Begin();
+      return report;
+    } catch (...) {
+      Forget();
+      throw;
+    }
+  }
+
+  /// A step with a batch in one part.
+  template <OutputLoss<T> Loss>
+  StepReport Run(const TensorRef<T>& inputs, const Pass<T>& pass, Loss&& loss, T learningRate) {
+    Add(inputs, pass, loss);
+    return Step(learningRate);
+  }
+
+ private:
+  void AddPart(const CountedLoss& loss) {
+    if (!hook_) RequireFinite(loss.sum);
+    if (parts_ == 0) optimizer_.ClearGradients();
+    ++parts_;
+    loss_ += loss;
+    if (loss.count <= 0 || !network_.SupportsTraining()) return;
+    // Gradients are added in units of the first part's mean: with one part, or equal ones, nothing is scaled.
+    if (unit_ == 0) unit_ = loss.count;
+    if (loss.count != unit_) outputGradient_ *= static_cast<T>(loss.count) / static_cast<T>(unit_);
+    network_.Backward(outputGradient_, inputGradient_);
+  }
+
+  void RequireFinite(double loss) const {
+    if (std::isfinite(loss)) return;
+    throw StateError(Message({"Update: the loss is ", loss, " at step ", optimizer_.StepCount(),
+                              "; a lower learning rate or clipping may help"}));
+  }
+
+  void Begin() {
+    parts_ = 0;
+    unit_ = 0;
+    loss_ = {};
+  }
+
+  void Forget() {
+    Begin();
+    optimizer_.ClearGradients();
+  }
+
+  ILayer<T>& network_;
+  Optimizer<T>& optimizer_;
+  double maxGradientNorm_;
+  GradientHook<T> hook_;
+  Index parts_ = 0;
+  Index unit_ = 0;  // the count of the first part that counts
+  CountedLoss loss_;
+  Tensor<T> output_;
+  Tensor<T> outputGradient_;
+  Tensor<T> inputGradient_;
+};
+
+NOLA_COMPILED_CLASS(adapters, Update);
+
+}  // namespace nola
