@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "nola/core/error.hpp"
+#include "nola/training/learning_rate_search.hpp"
 #include "statistics.hpp"
 
 namespace examples {
@@ -81,87 +82,41 @@ inline double ThreadSeconds() {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-/// Calls work(run) for each run, on as many threads as there are workers; throws what the work threw.
-inline void ForEachRun(std::vector<Run>& runs, unsigned workers, const std::string& part,
-                       const Progress& progress, const std::function<void(Run&)>& work) {
+/// Calls work(i) for each i below a count, on as many threads as there are workers; throws what the work
+/// threw.
+inline void ForEach(std::size_t count, unsigned workers, const std::string& part, const Progress& progress,
+                    const std::function<void(std::size_t)>& work) {
   std::atomic<std::size_t> next{0};
   std::mutex mutex;
   std::size_t done = 0;
   std::exception_ptr failure;
   const auto loop = [&] {
-    for (std::size_t i = next++; i < runs.size(); i = next++) {
+    for (std::size_t i = next++; i < count; i = next++) {
       try {
-        work(runs[i]);
+        work(i);
         const std::lock_guard lock(mutex);
-        if (progress) progress(part, ++done, runs.size());
+        if (progress) progress(part, ++done, count);
       } catch (...) {
         const std::lock_guard lock(mutex);
         failure = std::current_exception();
-        next = runs.size();
+        next = count;
       }
     }
   };
-  std::vector<std::jthread> threads(std::min<std::size_t>(workers, runs.size()));
+  std::vector<std::jthread> threads(std::min<std::size_t>(workers, count));
   for (std::jthread& thread : threads) thread = std::jthread(loop);
   threads.clear();
   if (failure) std::rethrow_exception(failure);
 }
 
-inline std::vector<Run> RunsOf(const std::vector<Run>& runs, std::size_t method) {
-  std::vector<Run> own;
-  std::copy_if(runs.begin(), runs.end(), std::back_inserter(own),
-               [&](const Run& run) { return run.method == method; });
-  return own;
-}
-
-/// The rate whose runs have the best mean score, of equal ones the lowest; a rate at which a run diverged is
-/// never it. @throws nola::StateError if a run diverged at every rate.
-inline double BestRate(const std::vector<Run>& runs) {
-  struct Rate {
-    double sum = 0;  // of the scores
-    int count = 0;
-    bool diverged = false;
-
-    double Mean() const { return sum / count; }
-  };
-  std::map<double, Rate> rates;
-  for (const Run& run : runs) {
-    Rate& rate = rates[run.learningRate];
-    rate.sum += run.score;
-    ++rate.count;
-    rate.diverged = rate.diverged || run.diverged || !std::isfinite(run.score);
-  }
-  const auto end = rates.end();
-  auto best = end;
-  for (auto rate = rates.begin(); rate != end; ++rate) {
-    if (!rate->second.diverged && (best == end || rate->second.Mean() > best->second.Mean())) best = rate;
-  }
-  if (best == end) {
-    throw nola::StateError(
-        nola::Message({"the training diverged at each of the ", rates.size(), " learning rates tried"}));
-  }
-  return best->first;
-}
-
-/// The learning rates that a round of the search tries, given the scores so far by rate. Round 0 tries
-/// four rates a factor of 4 apart, round 1 the best one halved and doubled, round 2 the best one divided and
-/// multiplied by the square root of 2, and so on; where all have diverged so far, two lower ones. So every
-/// method gets the same number of runs.
-inline std::vector<double> RatesToTry(int round, const std::vector<Run>& soFar) {
-  if (round == 0) return {0.0005, 0.002, 0.008, 0.032};
-  if (std::all_of(soFar.begin(), soFar.end(), [](const Run& run) { return run.diverged; })) {
-    double lowest = soFar.front().learningRate;
-    for (const Run& run : soFar) lowest = std::min(lowest, run.learningRate);
-    return {lowest / 16, lowest / 4};
-  }
-  const double factor = std::pow(2.0, std::pow(0.5, round - 1));
-  const double best = BestRate(soFar);
-  return {best / factor, best * factor};
+inline void ForEachRun(std::vector<Run>& runs, unsigned workers, const std::string& part,
+                       const Progress& progress, const std::function<void(Run&)>& work) {
+  ForEach(runs.size(), workers, part, progress, [&](std::size_t i) { work(runs[i]); });
 }
 
 /// Settings that all methods share.
 struct SearchSettings {
-  int rounds = 3;           ///< see RatesToTry
+  int rounds = 3;           ///< see nola::LearningRateSearch
   std::uint64_t seeds = 3;  ///< runs for each rate
   unsigned workers = 2;     ///< runs at a time; the results do not depend on it
 };
@@ -170,28 +125,19 @@ struct SearchSettings {
 /// @param work  trains and fills in a run's score on held-back data. @return all runs.
 inline std::vector<Run> SearchRates(const std::vector<std::size_t>& methods, const SearchSettings& settings,
                                     const Progress& progress, const std::function<void(Run&)>& work) {
-  std::vector<Run> all;
-  for (int round = 0; round < settings.rounds; ++round) {
-    std::vector<Run> runs;
-    for (const std::size_t method : methods) {
-      for (const double rate : RatesToTry(round, RunsOf(all, method))) {
-        for (std::uint64_t seed = 1001; seed < 1001 + settings.seeds; ++seed) {
-          runs.push_back({.method = method, .learningRate = rate, .seed = seed});
-        }
-      }
-    }
+  const auto forEach = [&](int round, std::size_t count, const std::function<void(std::size_t)>& run) {
     const std::string part =
-        "search, round " + std::to_string(round + 1) + " of " + std::to_string(settings.rounds);
-    ForEachRun(runs, settings.workers, part, progress, work);
-    all.insert(all.end(), runs.begin(), runs.end());
-  }
-  return all;
+        "search, round " + std::to_string(round) + " of " + std::to_string(settings.rounds);
+    ForEach(count, settings.workers, part, progress, run);
+  };
+  return nola::SearchLearningRates<Run>(
+      methods, {.rounds = settings.rounds, .seeds = settings.seeds, .forEach = forEach}, work);
 }
 
 /// The runs that follow a search: a method's best rate, with the seeds 1 and up.
 inline std::vector<Run> FinalRuns(std::size_t method, const std::vector<Run>& searched, std::uint64_t seeds) {
   std::vector<Run> runs;
-  const double rate = BestRate(RunsOf(searched, method));
+  const double rate = nola::BestLearningRate(nola::TrialsOf(searched, method));
   for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
     runs.push_back({.method = method, .learningRate = rate, .seed = seed});
   }

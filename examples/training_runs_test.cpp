@@ -36,8 +36,8 @@ std::vector<Run> Search(unsigned workers) {
 
 TEST_CASE("every method gets the same number of runs, with seeds that the final runs never have") {
   const std::vector<Run> runs = Search(2);
-  REQUIRE(examples::RunsOf(runs, 0).size() == 2 * (4 + 2 + 2));
-  REQUIRE(examples::RunsOf(runs, 1).size() == examples::RunsOf(runs, 0).size());
+  REQUIRE(nola::TrialsOf(runs, 0).size() == 2 * (4 + 2 + 2));
+  REQUIRE(nola::TrialsOf(runs, 1).size() == nola::TrialsOf(runs, 0).size());
   for (const Run& run : runs) REQUIRE((run.seed == 1001 || run.seed == 1002));
 }
 
@@ -45,27 +45,10 @@ TEST_CASE("the search comes within a factor of 1.2 of the best rate, and workers
   const std::vector<Run> runs = Search(1);
   const std::vector<Run> parallel = Search(3);
   for (const std::size_t method : {std::size_t{0}, std::size_t{1}}) {
-    const double rate = examples::BestRate(examples::RunsOf(runs, method));
+    const double rate = nola::BestLearningRate(nola::TrialsOf(runs, method));
     REQUIRE(std::abs(std::log(rate / (method == 0 ? 0.003 : 0.05))) < std::log(1.2));
-    REQUIRE(examples::BestRate(examples::RunsOf(parallel, method)) == rate);
+    REQUIRE(nola::BestLearningRate(nola::TrialsOf(parallel, method)) == rate);
   }
-}
-
-TEST_CASE("of equally good rates the lowest is taken, and a rate is judged by the mean of its runs") {
-  REQUIRE(examples::BestRate({{.learningRate = 0.2, .score = 1}, {.learningRate = 0.1, .score = 1}}) == 0.1);
-  REQUIRE(examples::BestRate({{.learningRate = 0.1, .score = 9},
-                              {.learningRate = 0.1, .score = 0},
-                              {.learningRate = 0.2, .score = 5}}) == 0.2);
-}
-
-TEST_CASE("a rate at which a run diverged is never chosen, whatever its score") {
-  REQUIRE(examples::BestRate({{.learningRate = 0.1, .score = -3},
-                              {.learningRate = 0.2, .score = 0, .diverged = true},
-                              {.learningRate = 0.2, .score = 5}}) == 0.1);
-  REQUIRE(examples::BestRate({{.learningRate = 0.1, .score = std::nan("")},
-                              {.learningRate = 0.2, .score = -1},
-                              {.learningRate = 0.3, .score = std::nan("")}}) == 0.2);
-  REQUIRE_THROWS_AS(examples::BestRate({{.learningRate = 0.1, .diverged = true}}), nola::StateError);
 }
 
 TEST_CASE("a search whose rates all diverge goes on with lower ones") {
@@ -73,7 +56,7 @@ TEST_CASE("a search whose rates all diverge goes on with lower ones") {
       examples::SearchRates({0}, {.rounds = 2, .seeds = 1, .workers = 1}, {},
                             [](Run& run) { run.diverged = run.learningRate > 0.0001; });
   REQUIRE(runs.size() == 6);
-  REQUIRE(examples::BestRate(runs) == 0.0005 / 16);
+  REQUIRE(nola::BestLearningRate(runs) == 0.0005 / 16);
 }
 
 TEST_CASE("a training that ends in NaN is marked, scored as the worst, and told of") {

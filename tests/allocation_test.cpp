@@ -20,6 +20,7 @@
 #include "nola/layers/sequential.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/optimizer.hpp"
+#include "nola/training/text_windows.hpp"
 #include "nola/training/trainer.hpp"
 #include "tensors.hpp"
 
@@ -235,6 +236,29 @@ TEST_CASE("a trainer's step allocates nothing once warm") {
   const auto loss = nola::ClassificationLoss<float>(labels);
   trainer.Step(inputs, loss);
   for (int step = 1; step < 12; ++step) REQUIRE(AllocationsOf([&] { trainer.Step(inputs, loss); }) == 0);
+}
+
+TEST_CASE("a step over a source in micro-batches, with a hook, allocates nothing once warm") {
+  REQUIRE_COUNTING();
+  const auto network = Network<float>();
+  nola::AdamW<float> optimizer(*network);
+  std::vector<std::int32_t> labels(64, 1);
+  labels[3] = labels[4] = nola::kNotCounted;
+  nola::MatrixRows<float> rows(RandomTensor<float>(64, 24, 4), nola::ClassificationLoss<float>(labels),
+                               {.epochs = 3, .batchSize = 16});
+  nola::Trainer<float> trainer(*network, optimizer, rows, {.maxGradientNorm = 1, .microBatchSize = 4});
+  trainer.OnGradients([](auto parameters, nola::CountedLoss&) { parameters[0].gradient *= 0.5F; });
+  trainer.Step();
+  for (int step = 1; step < 12; ++step) REQUIRE(AllocationsOf([&] { trainer.Step(); }) == 0);
+
+  const std::vector<std::int32_t> tokens(100, 3);
+  nola::TextWindows<float> windows(tokens, {.length = 10, .batchSize = 4, .steps = 20});
+  Sequential<float> text;
+  text.Emplace<nola::Embedding<float>>("table", 5, 8).Emplace<DenseLayer<float>>("out", 8, 5);
+  nola::SGD<float> textOptimizer(text);
+  nola::Trainer<float> textTrainer(text, textOptimizer, windows, {.microBatchSize = 2});
+  textTrainer.Step();
+  for (int step = 1; step < 20; ++step) REQUIRE(AllocationsOf([&] { textTrainer.Step(); }) == 0);
 }
 
 TEST_CASE("inference allocates nothing once warm") {

@@ -1,5 +1,6 @@
 // Training that was stopped goes on from its checkpoint and ends as if it had not been.
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <thread>
 
@@ -285,6 +286,96 @@ TEST_CASE(
   resumed.Step(11);
   CHECK(resumed.trainer->Rows() == 11);
   CHECK_THROWS_AS(resumed.trainer->SetCurrentStep(1, -1), nola::ConfigError);
+}
+
+TEST_CASE("a run that is resumed with other parts of a step or another validation is refused by the name") {
+  const TemporaryDirectory directory;
+  const nola::TrainingOptions plain{.epochs = 3, .batchSize = 4};
+  const auto validated = [&](Index every, Index patience) {
+    nola::TrainingOptions options = plain;
+    options.validate = [] { return 1.0; };
+    options.validateEvery = every;
+    options.patience = patience;
+    return options;
+  };
+  nola::TrainingOptions parts = plain;
+  parts.microBatchSize = 2;
+  const auto saves = [&](const nola::TrainingOptions& options) {
+    SmallRun run(options, nola::AdamWOptions{});
+    run.Step(10);
+    SaveCheckpoint(run.network, *run.optimizer, *run.trainer, directory / "c");
+  };
+  const auto answer = [&](const nola::TrainingOptions& options) {
+    SmallRun run(options, nola::AdamWOptions{});
+    return test::ErrorOf<FileError>(
+        [&] { LoadCheckpoint(run.network, *run.optimizer, *run.trainer, directory / "c"); });
+  };
+  const auto contains = [](const std::string& error, const std::string& reason) {
+    INFO(error);
+    CHECK(error.find(reason) != std::string::npos);
+  };
+  saves(plain);
+  contains(answer(parts), "training.micro_batch_size is '2' here, in it there is none");
+  contains(answer(validated(3, 0)), "training.validate_every is '3' here, in it there is none");
+  saves(parts);
+  contains(answer(plain), "'micro_batch_size' is '2' in it, here there is none");
+  parts.microBatchSize = 3;
+  contains(answer(parts), "training.micro_batch_size is '2' in it, here '3'");
+  saves(validated(3, 2));
+  contains(answer(validated(3, 1)), "training.patience is '2' in it, here '1'");
+  contains(answer(validated(2, 2)), "training.validate_every is '3' in it, here '2'");
+}
+
+TEMPLATE_TEST_CASE("a validated run that is resumed at any step stops where it would have, at the same best",
+                   "", float, double) {
+  using T = TestType;
+  const TemporaryDirectory directory;
+  const nola::Tensor<T> inputs = test::RandomTensor<T>(30, 12, 1);
+  const nola::Tensor<T> targets = test::RandomTensor<T>(30, 4, 2);
+  struct Validated {
+    std::shared_ptr<nola::Sequential<T>> network = test::SmallNetwork<T>();
+    std::unique_ptr<nola::Optimizer<T>> optimizer;
+    std::unique_ptr<nola::MatrixRows<T>> rows;
+    std::unique_ptr<nola::Trainer<T>> trainer;
+  };
+  Index saveAt = 0;
+  const auto make = [&](Validated& run) {
+    nola::AdaptLayers(run.network, {.targetModules = {"first"}, .rank = 2, .numBasisA = 20, .numBasisB = 20});
+    run.optimizer = std::make_unique<nola::AdamW<T>>(*run.network);
+    run.rows = std::make_unique<nola::MatrixRows<T>>(inputs, nola::RegressionLoss<T>(targets),
+                                                     nola::MatrixRowsOptions{.epochs = 8, .batchSize = 7});
+    nola::TrainingOptions options{.learningRate = 0.01, .microBatchSize = 4};
+    // A function of the step, best at the ninth, that is not finite at times.
+    options.validate = [&run] {
+      const auto step = static_cast<double>(run.trainer->CurrentStep());
+      return step < 4 ? std::numeric_limits<double>::quiet_NaN() : std::abs(step - 9) / 3;
+    };
+    options.validateEvery = 3;
+    options.patience = 3;
+    options.onStep = [&](const nola::TrainingProgress& progress) {
+      if (progress.step == saveAt)
+        SaveCheckpoint(*run.network, *run.optimizer, *run.trainer, directory / "c");
+    };
+    run.trainer = std::make_unique<nola::Trainer<T>>(*run.network, *run.optimizer, *run.rows, options);
+  };
+  for (saveAt = 1; saveAt <= 18; ++saveAt) {
+    Validated whole;
+    make(whole);
+    whole.trainer->Run();
+    REQUIRE(whole.trainer->CurrentStep() == 18);
+    REQUIRE(whole.trainer->Validation() == nola::ValidationRecord{0, 9, 3});
+    Validated resumed;
+    make(resumed);
+    CHECK(LoadCheckpoint(*resumed.network, *resumed.optimizer, *resumed.trainer, directory / "c") == saveAt);
+    resumed.trainer->Run();
+    CHECK(resumed.trainer->CurrentStep() == 18);
+    CHECK(resumed.trainer->Validation() == whole.trainer->Validation());
+    CHECK(test::SameBits(resumed.network->GetParameters(), whole.network->GetParameters()));
+    Validated bare;  // without the trainer its best parameters are left out
+    make(bare);
+    CHECK(LoadCheckpoint(*bare.network, *bare.optimizer, directory / "c") == saveAt);
+    CHECK(bare.trainer->BestParameters().empty());
+  }
 }
 
 TEST_CASE("a checkpoint from before the settings were in it is opened") {

@@ -68,6 +68,8 @@ std::string ReadText(const std::filesystem::path& path) {
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
+using Trials = std::vector<LearningRateTrial>;
+
 constexpr const char* kHeader = "step,epoch,loss,learning_rate,gradient_norm,validation,seconds\n";
 
 }  // namespace
@@ -209,6 +211,25 @@ TEST_CASE("a search tries a ladder and then closer and closer rates, with seeds 
   REQUIRE((rates[0] == 0.001 && rates[1] == 0.01 && rates[2] == 0.005 && rates[3] == 0.02));
   REQUIRE(rates[4] == Approx(0.005 / std::sqrt(2)));  // 0.005 and 0.01 lie alike around 0.007
   REQUIRE(rate == rates[5]);
+}
+
+TEST_CASE("of equally good rates the lowest is taken, and a rate is judged by the mean of its runs") {
+  REQUIRE(nola::BestLearningRate(
+              Trials{{.learningRate = 0.2, .score = 1}, {.learningRate = 0.1, .score = 1}}) == 0.1);
+  REQUIRE(nola::BestLearningRate(Trials{{.learningRate = 0.1, .score = 9},
+                                        {.learningRate = 0.1, .score = 0},
+                                        {.learningRate = 0.2, .score = 5}}) == 0.2);
+}
+
+TEST_CASE("a rate at which a run diverged is never chosen, whatever its score") {
+  REQUIRE(nola::BestLearningRate(Trials{{.learningRate = 0.1, .score = -3},
+                                        {.learningRate = 0.2, .score = 0, .diverged = true},
+                                        {.learningRate = 0.2, .score = 5}}) == 0.1);
+  REQUIRE(nola::BestLearningRate(Trials{{.learningRate = 0.1, .score = std::nan("")},
+                                        {.learningRate = 0.2, .score = -1},
+                                        {.learningRate = 0.3, .score = std::nan("")}}) == 0.2);
+  REQUIRE_THROWS_AS(nola::BestLearningRate(Trials{{.learningRate = 0.1, .diverged = true}}),
+                    nola::StateError);
 }
 
 TEST_CASE("rates at which a training throws, or gives what is no number, are left, and lower ones tried") {

@@ -111,7 +111,7 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
                        [&](examples::Run& run) { task.adapt(methods[run.method], true, run); });
   std::cout << examples::DivergedNote(runs, examples::kFinalNote, name);
   for (const std::size_t i : all) {
-    const examples::Summary summary = examples::Summarise(examples::RunsOf(runs, i));
+    const examples::Summary summary = examples::Summarise(nola::TrialsOf(runs, i));
     rows[i].mean = summary.score.mean;
     rows[i].deviation = summary.score.deviation;
     rows[i].seconds = summary.cpuSeconds;

@@ -138,7 +138,7 @@ Results Compare(const Network& base, const Task& task, const std::vector<Method>
   });
   for (std::size_t i = 0; i < methods.size(); ++i) {
     if (methods[i].kind == MethodKind::none) continue;
-    const examples::Summary summary = examples::Summarise(examples::RunsOf(results.final, i));
+    const examples::Summary summary = examples::Summarise(nola::TrialsOf(results.final, i));
     results.methods[i].meanAccuracy = summary.score.mean;
     results.methods[i].spread = summary.score.deviation;
     results.methods[i].cpuSeconds = summary.cpuSeconds;

@@ -36,7 +36,7 @@ struct Settings {
   nola::Index batchSize = 64;
   double warmupFraction = 0.2;
   double maxGradientNorm = 1;
-  int searchRounds = 3;           ///< see examples::RatesToTry
+  int searchRounds = 3;           ///< see nola::LearningRateSearch
   std::uint64_t searchSeeds = 3;  ///< runs for each rate
   std::uint64_t seeds = 5;
   unsigned workers = 2;  ///< training runs at a time; the results do not depend on it

@@ -202,7 +202,7 @@ std::vector<Result> Compare(const Settings& settings, const text::Network& pretr
     Result result;
     result.method = methods[method].name;
     result.numbers = methods[method].numbers;
-    const std::vector<examples::Run> own = examples::RunsOf(runs, method);
+    const std::vector<examples::Run> own = nola::TrialsOf(runs, method);
     const examples::Summary summary = examples::Summarise(own);
     result.rate = own.front().learningRate;
     result.fileBytes = summary.fileBytes;

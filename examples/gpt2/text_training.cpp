@@ -1,13 +1,11 @@
 #include "text_training.hpp"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 
-#include "nola/random/random_stream.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/optimizer.hpp"
-#include "nola/training/schedule.hpp"
+#include "nola/training/text_windows.hpp"
+#include "nola/training/trainer.hpp"
 
 template class nola::TransformerDecoder<float>;
 template class nola::TransformerBlock<float>;
@@ -40,47 +38,24 @@ void Gather(std::span<const std::int32_t> tokens, std::span<const Index> places,
 
 double Train(Network& network, std::span<const std::int32_t> tokens, const TrainingOptions& options) {
   const Index length = options.length == 0 ? network.Positions() : options.length;
-  const Index places = static_cast<Index>(tokens.size()) - length;
-  if (places < 1) {
-    throw nola::ShapeError(
-        nola::Message({"Train: a text of ", tokens.size(), " tokens, expected more than ", length}));
-  }
+  nola::TextWindows<float> windows(
+      tokens,
+      {.length = length, .batchSize = options.batchSize, .steps = options.steps, .seed = options.seed});
   nola::AdamW<float> optimizer(network, {.weightDecay = options.weightDecay});
-  const nola::CosineSchedule schedule(options.learningRate, options.steps, options.steps / 10);
-  nola::RandomStream random(options.seed, nola::RandomPurpose::shuffle);
-  std::vector<Index> batch(static_cast<std::size_t>(options.batchSize));
-  Tensor<float> inputs;
-  Tensor<float> logits;
-  Tensor<float> gradient;
-  Tensor<float> unwanted;
-  Tokens labels;
-  const Rows rows = Rows::OfLength(length, options.batchSize * length);
   double sum = 0;
   Index counted = 0;
-  const auto start = std::chrono::steady_clock::now();
-  for (Index step = 0; step < options.steps; ++step) {
-    for (Index& place : batch) {
-      place = static_cast<Index>(random.NextBelow(static_cast<std::uint64_t>(places)));
-    }
-    Gather(tokens, batch, length, inputs, labels);
-    nola::TrainingProgress progress{
-        .step = step + 1, .totalSteps = options.steps, .learningRate = schedule(step)};
-    network.Forward(inputs, logits, {nola::Gradients::parameters, &rows});
-    progress.loss = nola::SoftmaxCrossEntropy<float>(logits, labels, gradient);
-    if (!std::isfinite(progress.loss)) {
-      throw nola::StateError(nola::Message({"Train: the loss is ", progress.loss, " at step ", step}));
-    }
-    optimizer.ClearGradients();
-    network.Backward(gradient, unwanted);
-    progress.gradientNorm = optimizer.Step(static_cast<float>(progress.learningRate),
-                                           static_cast<float>(options.maxGradientNorm));
-    progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const auto onStep = [&](const nola::TrainingProgress& progress) {
     if (options.onStep) options.onStep(progress);
-    if (step >= options.steps - std::max<Index>(1, options.steps / 10)) {
-      sum += progress.loss;
-      ++counted;
-    }
-  }
+    if (progress.step <= options.steps - std::max<Index>(1, options.steps / 10)) return;
+    sum += progress.loss;
+    ++counted;
+  };
+  nola::Trainer<float>(network, optimizer, windows,
+                       {.learningRate = options.learningRate,
+                        .warmupFraction = 0.1,
+                        .maxGradientNorm = options.maxGradientNorm,
+                        .onStep = onStep})
+      .Run();
   return sum / static_cast<double>(counted);
 }
 

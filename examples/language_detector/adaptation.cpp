@@ -1,8 +1,6 @@
 // Adapting the classifier.
 #include "adaptation.hpp"
 
-#include <algorithm>
-#include <cmath>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -79,41 +77,30 @@ double Loss(const nola::ILayer<float>& head, const LabelledFiles& files) {
 }
 
 std::vector<RateTrial> TryRates(const Detector& shipped, const Method& method, const LabelledFiles& training,
-                                const LabelledFiles& heldBack, const Recipe& recipe,
-                                std::span<const std::uint64_t> seeds) {
-  std::vector<RateTrial> trials;
-  for (const double rate : kLearningRates) {
-    RateTrial trial{rate, 0, 0};
-    for (const std::uint64_t seed : seeds) {
-      Recipe run = recipe;
-      run.learningRate = rate;
-      run.seed = seed;
-      double loss = std::numeric_limits<double>::infinity();
-      try {
+                                const LabelledFiles& heldBack, const Recipe& recipe, std::uint64_t firstSeed,
+                                std::uint64_t seeds) {
+  return nola::SearchLearningRates<RateTrial>(
+      {0}, {.ladder = kLearningRates, .rounds = 1, .seeds = seeds, .firstSeed = firstSeed},
+      [&](RateTrial& trial) {
+        Recipe run = recipe;
+        run.learningRate = trial.learningRate;
+        run.seed = trial.seed;
         const Detector adapted = Train(shipped, method, training, run);
-        loss = Loss(adapted.Head(), heldBack);
-        trial.heldBackAccuracy +=
-            BalancedAccuracy(adapted.Head(), heldBack) / static_cast<double>(seeds.size());
-      } catch (const nola::StateError&) {
-        // The loss is no longer finite: it stays infinite.
-      }
-      trial.heldBackLoss += loss / static_cast<double>(seeds.size());
-    }
-    if (std::isnan(trial.heldBackLoss)) trial.heldBackLoss = std::numeric_limits<double>::infinity();
-    trials.push_back(trial);
-  }
-  return trials;
+        trial.score = -Loss(adapted.Head(), heldBack);
+        trial.heldBackAccuracy = BalancedAccuracy(adapted.Head(), heldBack);
+      });
 }
 
-double BestRate(std::span<const RateTrial> trials) {
-  const auto best = std::min_element(
-      trials.begin(), trials.end(),
-      [](const RateTrial& a, const RateTrial& b) { return a.heldBackLoss < b.heldBackLoss; });
-  if (best == trials.end() || !std::isfinite(best->heldBackLoss)) {
-    throw nola::StateError(
-        nola::Message({"the training diverged at each of the ", trials.size(), " learning rates tried"}));
+RateSummary SummaryOf(std::span<const RateTrial> trials, double learningRate) {
+  RateSummary summary;
+  double count = 0;
+  for (const RateTrial& trial : trials) {
+    if (trial.learningRate != learningRate) continue;
+    ++count;
+    summary.heldBackAccuracy += trial.heldBackAccuracy;
+    summary.heldBackLoss += trial.diverged ? std::numeric_limits<double>::infinity() : -trial.score;
   }
-  return best->learningRate;
+  return {summary.heldBackLoss / count, summary.heldBackAccuracy / count};
 }
 
 }  // namespace language_detector

@@ -1,6 +1,7 @@
 // The recipe: how the classifier is adapted to labelled files, the same for every method.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -41,7 +42,7 @@ struct Recipe {
 };
 
 /// The learning rates that are tried, for every method.
-inline constexpr double kLearningRates[] = {0.005, 0.01, 0.02, 0.04, 0.08};
+inline const std::vector<double> kLearningRates{0.005, 0.01, 0.02, 0.04, 0.08};
 
 /// A copy that shares no weights with the classifier.
 Detector Copy(const Detector& detector);
@@ -58,20 +59,26 @@ Detector Train(const Detector& shipped, const Method& method, const LabelledFile
 /// held-back files is close to 1 for many of them.
 double Loss(const nola::ILayer<float>& head, const LabelledFiles& files);
 
-/// What the search for a learning rate found, one entry for each rate.
+/// A run of the search for a learning rate; its score is minus the cross-entropy on the held-back files.
 struct RateTrial {
+  std::size_t method = 0;
   double learningRate = 0;
-  double heldBackLoss = 0;      ///< cross-entropy in nats, mean over the seeds; infinite if a run diverged
-  double heldBackAccuracy = 0;  ///< balanced, mean over the seeds
+  std::uint64_t seed = 0;
+  double score = 0;
+  bool diverged = false;
+  double heldBackAccuracy = 0;  ///< balanced
 };
 
 /// Trains with each of kLearningRates and each seed on one part of the files and looks at the other.
 std::vector<RateTrial> TryRates(const Detector& shipped, const Method& method, const LabelledFiles& training,
-                                const LabelledFiles& heldBack, const Recipe& recipe,
-                                std::span<const std::uint64_t> seeds);
+                                const LabelledFiles& heldBack, const Recipe& recipe, std::uint64_t firstSeed,
+                                std::uint64_t seeds);
 
-/// The rate with the least loss on the held-back files; never one at which a run diverged.
-/// @throws nola::StateError if a run diverged at every rate.
-double BestRate(std::span<const RateTrial> trials);
+/// What a rate's runs come to.
+struct RateSummary {
+  double heldBackLoss = 0;      ///< cross-entropy in nats, mean over the seeds; infinite if a run diverged
+  double heldBackAccuracy = 0;  ///< mean over the seeds
+};
+RateSummary SummaryOf(std::span<const RateTrial> trials, double learningRate);
 
 }  // namespace language_detector

@@ -54,20 +54,19 @@ void RunTrain(const std::string& model, const TrainArguments& arguments) {
   if (arguments.rate == 0) {
     if (heldBack.Count() == 0)
       throw nola::ConfigError("too few files to hold some back: name a learning rate with --rate");
-    const std::vector<std::uint64_t> seeds{recipe.seed};
     const std::vector<RateTrial> trials =
-        TryRates(shipped, method, WithHalves(shipped, part), heldBack, recipe, seeds);
-    recipe.learningRate = BestRate(trials);
+        TryRates(shipped, method, WithHalves(shipped, part), heldBack, recipe, recipe.seed, 1);
+    recipe.learningRate = nola::BestLearningRate(trials);
     std::cout << "held back: " << heldBack.Count() << " of " << all.Count() << " files, "
               << Percent(BalancedAccuracy(shipped.Head(), heldBack)) << " right as shipped\n";
-    for (const RateTrial& trial : trials) {
-      if (std::isinf(trial.heldBackLoss)) {
-        std::cout << "  rate " << trial.learningRate << ": diverged\n";
+    for (const double rate : kLearningRates) {
+      const RateSummary summary = SummaryOf(trials, rate);
+      if (std::isinf(summary.heldBackLoss)) {
+        std::cout << "  rate " << rate << ": diverged\n";
         continue;
       }
-      std::cout << "  rate " << trial.learningRate << ": " << Percent(trial.heldBackAccuracy)
-                << " right, loss " << trial.heldBackLoss
-                << (trial.learningRate == recipe.learningRate ? "  <- chosen\n" : "\n");
+      std::cout << "  rate " << rate << ": " << Percent(summary.heldBackAccuracy) << " right, loss "
+                << summary.heldBackLoss << (rate == recipe.learningRate ? "  <- chosen\n" : "\n");
     }
   }
   recipe.onStep = nola::ProgressLine(ProgressStream(), method.Name());
@@ -148,14 +147,11 @@ std::pair<Summary, Accuracies> RunMethod(const Detector& shipped, const Method& 
                                          const TableArguments& arguments, const LabelledFiles& all,
                                          const LabelledFiles& part, const LabelledFiles& heldBack,
                                          const std::vector<TestSet>& tests) {
-  std::vector<std::uint64_t> searchSeeds(arguments.searchSeeds);
-  std::iota(searchSeeds.begin(), searchSeeds.end(), std::uint64_t{1001});  // none that the table's runs use
+  constexpr std::uint64_t kFirstSearchSeed = 1001;  // none that the table's runs use
   const std::vector<RateTrial> trials =
-      TryRates(shipped, method, part, heldBack, arguments.recipe, searchSeeds);
-  Summary summary{.method = method.Name(), .learningRate = BestRate(trials)};
-  for (const RateTrial& trial : trials) {
-    if (trial.learningRate == summary.learningRate) summary.heldBack = trial.heldBackAccuracy;
-  }
+      TryRates(shipped, method, part, heldBack, arguments.recipe, kFirstSearchSeed, arguments.searchSeeds);
+  Summary summary{.method = method.Name(), .learningRate = nola::BestLearningRate(trials)};
+  summary.heldBack = SummaryOf(trials, summary.learningRate).heldBackAccuracy;
   Recipe recipe = arguments.recipe;
   recipe.learningRate = summary.learningRate;
   Accuracies accuracies(tests.size());

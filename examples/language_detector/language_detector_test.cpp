@@ -2,6 +2,7 @@
 // compare_with_package.sh.
 #include <filesystem>
 #include <fstream>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -321,18 +322,22 @@ TEST_CASE("adapters of both kinds learn labels that the classifier gets wrong, a
   broken.features.setConstant(std::numeric_limits<float>::quiet_NaN());
   for (const auto& [training, heldBack] :
        std::vector<std::pair<const LabelledFiles*, const LabelledFiles*>>{{&broken, &all}, {&all, &broken}}) {
-    const std::vector<RateTrial> trials = TryRates(shipped, {nola::AdapterKind::nola, 8}, *training,
-                                                   *heldBack, {.epochs = 1}, std::vector<std::uint64_t>{1});
+    const std::vector<RateTrial> trials =
+        TryRates(shipped, {nola::AdapterKind::nola, 8}, *training, *heldBack, {.epochs = 1}, 1, 1);
     CHECK(trials.size() == std::size(kLearningRates));
-    CHECK_THROWS_AS(BestRate(trials), nola::StateError);
+    CHECK_THROWS_AS(nola::BestLearningRate(trials), nola::StateError);
+    CHECK(std::isinf(SummaryOf(trials, kLearningRates[0]).heldBackLoss));
   }
   Detector other = shipped;
   CHECK_THROWS_AS(AddAdapters(other, {nola::AdapterKind::nola, 6}, 1), nola::ConfigError);
 }
 
-TEST_CASE("a learning rate that diverges is never chosen") {
-  const double infinite = std::numeric_limits<double>::infinity();
-  CHECK(BestRate(std::vector<RateTrial>{{0.1, infinite, 1}, {0.2, 3, 0.5}, {0.3, 4, 0.5}}) == 0.2);
-  CHECK_THROWS_AS(BestRate(std::vector<RateTrial>{{0.1, infinite, 0}}), nola::StateError);
-  CHECK_THROWS_AS(BestRate({}), nola::StateError);
+TEST_CASE("a rate's runs come to their mean, or to an infinite loss where one diverged") {
+  const std::vector<RateTrial> trials{{.learningRate = 0.1, .score = -3, .heldBackAccuracy = 1},
+                                      {.learningRate = 0.1, .score = -1, .heldBackAccuracy = 0.5},
+                                      {.learningRate = 0.2, .score = -2},
+                                      {.learningRate = 0.2, .diverged = true}};
+  CHECK(SummaryOf(trials, 0.1).heldBackLoss == 2);
+  CHECK(SummaryOf(trials, 0.1).heldBackAccuracy == 0.75);
+  CHECK(std::isinf(SummaryOf(trials, 0.2).heldBackLoss));
 }
