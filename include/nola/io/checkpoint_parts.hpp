@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "nola/core/text.hpp"
+#include "nola/io/adapters/adapter_record.hpp"
 #include "nola/io/safetensors/parameter_entry.hpp"
 #include "nola/io/safetensors/sealed_file.hpp"
 #include "nola/layers/contract/layer.hpp"
