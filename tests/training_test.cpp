@@ -276,6 +276,88 @@ TEMPLATE_TEST_CASE("an optimizer updates every trainable parameter entry by entr
   REQUIRE(network.GetParameterGradients().isZero(0));
 }
 
+TEMPLATE_TEST_CASE("a group's parameters move as they would alone at the group's rate and weight decay", "",
+                   float, double) {
+  using T = TestType;
+  const auto make = [] {
+    auto network = std::make_shared<Sequential<T>>();
+    network->template Emplace<DenseLayer<T>>("body", 3, 4).template Emplace<DenseLayer<T>>("head", 4, 2);
+    return network;
+  };
+  const auto step = [](auto& optimizer, T rate) {
+    std::uint64_t seed = 60;
+    for (nola::Parameter<T>& parameter : optimizer.Parameters()) {
+      parameter.gradient = RandomTensor<T>(parameter.gradient.rows(), parameter.gradient.cols(), seed++);
+    }
+    optimizer.Step(rate);
+    optimizer.Step(rate);
+  };
+  const std::vector<nola::ParameterGroup> groups{
+      {.parameters = {"*.bias"}, .weightDecay = 0},
+      {.parameters = {"head.*", "none.*"}, .rateFactor = 10, .weightDecay = 0.5},
+      {.parameters = {"body.weight"}, .rateFactor = 0}};
+  std::vector<nola::ParameterGroup> matching = groups;
+  matching[1].parameters.pop_back();
+
+  const auto compare = [&](auto withGroups, auto alone) {
+    const auto network = make();
+    const auto before = network->Clone();
+    const auto optimizer = withGroups(*network);
+    step(*optimizer, T(0.01));
+    REQUIRE(SameBits(*network->TryGetParameter("body.weight"), *before->TryGetParameter("body.weight")));
+    const auto bias = make();
+    const auto biasOptimizer = alone(*bias, 0.0);
+    step(*biasOptimizer, T(0.01));
+    REQUIRE(SameBits(*network->TryGetParameter("head.bias"), *bias->TryGetParameter("head.bias")));
+    REQUIRE(SameBits(*network->TryGetParameter("body.bias"), *bias->TryGetParameter("body.bias")));
+    const auto head = make();
+    const auto headOptimizer = alone(*head, 0.5);
+    step(*headOptimizer, T(0.01) * T(10));
+    REQUIRE(SameBits(*network->TryGetParameter("head.weight"), *head->TryGetParameter("head.weight")));
+  };
+  compare(
+      [&](ILayer<T>& network) {
+        return std::make_unique<AdamW<T>>(network, AdamWOptions{.weightDecay = 0.1, .groups = matching});
+      },
+      [](ILayer<T>& network, double decay) {
+        return std::make_unique<AdamW<T>>(network, AdamWOptions{.weightDecay = decay});
+      });
+  compare(
+      [&](ILayer<T>& network) {
+        return std::make_unique<SGD<T>>(network,
+                                        SGDOptions{.momentum = 0.5, .weightDecay = 0.1, .groups = matching});
+      },
+      [](ILayer<T>& network, double decay) {
+        return std::make_unique<SGD<T>>(network, SGDOptions{.momentum = 0.5, .weightDecay = decay});
+      });
+
+  const auto network = make();
+  const auto refuse = [&](const std::vector<nola::ParameterGroup>& refused) {
+    REQUIRE_THROWS_AS(AdamW<T>(*network, {.groups = refused}), ConfigError);
+    REQUIRE_THROWS_AS(SGD<T>(*network, {.groups = refused}), ConfigError);
+  };
+  refuse(groups);  // "none.*" is a slip
+  refuse({{}});
+  for (const double bad : {-1.0, kNaN, kInfinity}) {
+    refuse({{.parameters = {"*"}, .rateFactor = bad}});
+    refuse({{.parameters = {"*"}, .weightDecay = bad}});
+  }
+  const double most = static_cast<double>(std::numeric_limits<T>::max());
+  SGD<T> steep(*network, {.groups = {{.parameters = {"*"}, .rateFactor = most}}});
+  RequireRefused<ConfigError>(*network, [&] { steep.Step(T(2)); });
+}
+
+TEST_CASE("groups are in an optimizer's identity, and none are no setting") {
+  const auto layer = OneWeight(1);
+  REQUIRE(AdamW<double>(*layer).Identity().size() == 5);
+  REQUIRE(SGD<double>(*layer).Identity().size() == 3);
+  const std::vector<nola::ParameterGroup> groups{{.parameters = {"weight", "*"}, .rateFactor = 0.1},
+                                                 {.parameters = {"*"}, .weightDecay = 0.5}};
+  const std::pair<std::string, std::string> expected{"groups", "weight * at 0.1; * at 1 decaying 0.5; "};
+  REQUIRE(AdamW<double>(*layer, {.groups = groups}).Identity().back() == expected);
+  REQUIRE(SGD<double>(*layer, {.groups = groups}).Identity().back() == expected);
+}
+
 TEST_CASE("a learning rate that is NaN, infinite or negative is refused whole") {
   const auto layer = OneWeight(1);
   AdamW<double> optimizer(*layer);

@@ -13,37 +13,10 @@
 #include "nola/core/error.hpp"
 #include "nola/layers/contract/layer.hpp"
 #include "nola/layers/contract/layer_tree.hpp"
+#include "nola/training/gradient_norm.hpp"
+#include "nola/training/parameter_group.hpp"
 
 namespace nola {
-
-/// The joint Euclidean norm of all gradients: NaN where one of them is NaN or infinite, and otherwise finite,
-/// T's largest number at most. One pass; allocates nothing.
-template <std::floating_point T>
-T GradientNorm(std::span<const Parameter<T>> parameters) {
-  T sum = T(0);
-  for (const Parameter<T>& parameter : parameters) sum += parameter.gradient.squaredNorm();
-  if (std::isfinite(sum)) return std::sqrt(sum);
-  T largest = T(0);  // squares overflow: once more, relative to the largest
-  for (const Parameter<T>& parameter : parameters) {
-    if (!parameter.gradient.allFinite()) return std::numeric_limits<T>::quiet_NaN();
-    if (parameter.gradient.size() > 0) {
-      largest = std::max(largest, parameter.gradient.cwiseAbs().maxCoeff());
-    }
-  }
-  sum = T(0);
-  for (const Parameter<T>& parameter : parameters) sum += (parameter.gradient / largest).squaredNorm();
-  return std::min(largest * std::sqrt(sum), std::numeric_limits<T>::max());
-}
-
-namespace detail {
-
-template <std::floating_point T>
-void ScaleToNorm(std::span<Parameter<T>> parameters, T norm, T maxNorm) {
-  if (!(norm > maxNorm)) return;
-  for (Parameter<T>& parameter : parameters) parameter.gradient *= maxNorm / norm;
-}
-
-}  // namespace detail
 
 /// A named tensor of optimizer state, seen through the optimizer's memory; what a checkpoint stores.
 template <std::floating_point T>
@@ -69,7 +42,7 @@ class Optimizer {
   /// @throws ConfigError if the rate is NaN, infinite or negative or the norm NaN or negative, StateError if
   /// a gradient contains NaN or infinity: no parameter, moment, gradient or step count has changed then.
   T Step(T learningRate, T maxGradientNorm = T(0)) {
-    if (!std::isfinite(learningRate) || learningRate < T(0)) {
+    if (!std::isfinite(learningRate * largestFactor_) || learningRate < T(0)) {
       throw ConfigError(Message({"Optimizer: learning rate ", learningRate, ", expected 0 or more"}));
     }
     if (!(maxGradientNorm >= T(0))) {
@@ -89,7 +62,7 @@ class Optimizer {
     ++stepCount_;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       if (!parameters_[i].trainable) continue;
-      Update(i, learningRate);
+      Update(i, learningRate * static_cast<T>(rates_[i].factor));
       ++parameters_[i].slot->version;
     }
     network_.ParametersChanged();
@@ -134,8 +107,12 @@ class Optimizer {
   }
 
  protected:
-  /// @throws ConfigError if a layer object stands in two places of the network (see CheckTree).
-  Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames) : network_(network) {
+  /// @param weightDecay  of the parameters to which no group gives another.
+  /// @throws ConfigError if a layer object stands in two places of the network (see CheckTree), and for
+  /// groups that cannot be.
+  Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames,
+            const std::vector<ParameterGroup>& groups = {}, double weightDecay = 0)
+      : network_(network) {
     CheckTree(network);
     for (NamedSlot<T>& listed : detail::ListSlots(network)) {
       if (!listed.slot->trainable) continue;
@@ -146,6 +123,14 @@ class Optimizer {
                              true,
                              std::move(listed.slot)});
     }
+    std::vector<std::string> names;
+    for (const Parameter<T>& parameter : parameters_) names.push_back(parameter.name);
+    for (const ParameterGroup& group : groups) {
+      CheckNotNegative("ParameterGroup", "rateFactor", group.rateFactor);
+      CheckNotNegative("ParameterGroup", "weightDecay", group.weightDecay.value_or(0));
+      largestFactor_ = std::max(largestFactor_, static_cast<T>(group.rateFactor));
+    }
+    rates_ = detail::RatesOf(names, groups, weightDecay);
     RefreshGradients();
     for (const std::string& name : momentNames) {
       auto& moment = moments_.emplace_back(name, std::vector<Tensor<T>>{}).second;
@@ -155,9 +140,12 @@ class Optimizer {
     }
   }
 
+  /// Moves one parameter. @param learningRate  the rate of the step times the factor of its group.
   virtual void Update(std::size_t index, T learningRate) = 0;
 
   Parameter<T>& At(std::size_t index) { return parameters_[index]; }
+  /// Of the parameter's group, or the optimizer's.
+  T WeightDecay(std::size_t index) const { return static_cast<T>(rates_[index].weightDecay); }
   Tensor<T>& Moment(std::size_t kind, std::size_t index) { return moments_[kind].second[index]; }
 
   static void CheckShare(const char* type, const char* name, double value) {
@@ -199,13 +187,16 @@ class Optimizer {
 
   ILayer<T>& network_;
   std::vector<Parameter<T>> parameters_;
+  std::vector<detail::ParameterRate> rates_;  // of each parameter
+  T largestFactor_ = T(1);
   std::vector<std::pair<std::string, std::vector<Tensor<T>>>> moments_;
   Index stepCount_ = 0;
 };
 
 struct SGDOptions {
-  double momentum = 0;     ///< 0..1; v = momentum*v + gradient
-  double weightDecay = 0;  ///< decoupled: value -= rate * weightDecay * value
+  double momentum = 0;                      ///< 0..1; v = momentum*v + gradient
+  double weightDecay = 0;                   ///< decoupled: value -= rate * weightDecay * value
+  std::vector<ParameterGroup> groups = {};  ///< the first that a parameter's name matches is its own
 };
 
 /// Stochastic gradient descent with momentum.
@@ -214,24 +205,27 @@ template <std::floating_point T>
 class SGD final : public Optimizer<T> {
  public:
   explicit SGD(ILayer<T>& network, const SGDOptions& options = {})
-      : Optimizer<T>(network, options.momentum > 0 ? std::vector<std::string>{"momentum"}
-                                                   : std::vector<std::string>{}),
+      : Optimizer<T>(network,
+                     options.momentum > 0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{},
+                     options.groups, options.weightDecay),
         options_(options) {
     this->CheckShare("SGD", "momentum", options.momentum);
     this->CheckNotNegative("SGD", "weightDecay", options.weightDecay);
   }
 
   RunSettings Identity() const override {
-    return {{"kind", "SGD"},
-            {"momentum", ExactText(options_.momentum)},
-            {"weight_decay", ExactText(options_.weightDecay)}};
+    RunSettings settings{{"kind", "SGD"},
+                         {"momentum", ExactText(options_.momentum)},
+                         {"weight_decay", ExactText(options_.weightDecay)}};
+    detail::AddGroups(settings, options_.groups);
+    return settings;
   }
 
  protected:
   void Update(std::size_t index, T learningRate) override {
     Parameter<T>& parameter = this->At(index);
-    if (options_.weightDecay > 0)
-      parameter.value *= T(1) - learningRate * static_cast<T>(options_.weightDecay);
+    if (const T decay = this->WeightDecay(index); decay > T(0))
+      parameter.value *= T(1) - learningRate * decay;
     if (options_.momentum > 0) {
       Tensor<T>& velocity = this->Moment(0, index);
       velocity = static_cast<T>(options_.momentum) * velocity + parameter.gradient;
@@ -248,8 +242,9 @@ class SGD final : public Optimizer<T> {
 struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
-  double epsilon = 1e-8;   ///< with 0 a gradient that has always been 0 moves nothing
-  double weightDecay = 0;  ///< decoupled: value -= rate * weightDecay * value
+  double epsilon = 1e-8;                    ///< with 0 a gradient that has always been 0 moves nothing
+  double weightDecay = 0;                   ///< decoupled: value -= rate * weightDecay * value
+  std::vector<ParameterGroup> groups = {};  ///< the first that a parameter's name matches is its own
 };
 
 /// Adam with decoupled weight decay.
@@ -259,7 +254,8 @@ template <std::floating_point T>
 class AdamW final : public Optimizer<T> {
  public:
   explicit AdamW(ILayer<T>& network, const AdamWOptions& options = {})
-      : Optimizer<T>(network, {"first_moment", "second_moment"}), options_(options) {
+      : Optimizer<T>(network, {"first_moment", "second_moment"}, options.groups, options.weightDecay),
+        options_(options) {
     this->CheckShare("AdamW", "beta1", options.beta1);
     this->CheckShare("AdamW", "beta2", options.beta2);
     this->CheckNotNegative("AdamW", "epsilon", options.epsilon);
@@ -267,11 +263,13 @@ class AdamW final : public Optimizer<T> {
   }
 
   RunSettings Identity() const override {
-    return {{"kind", "AdamW"},
-            {"beta1", ExactText(options_.beta1)},
-            {"beta2", ExactText(options_.beta2)},
-            {"epsilon", ExactText(options_.epsilon)},
-            {"weight_decay", ExactText(options_.weightDecay)}};
+    RunSettings settings{{"kind", "AdamW"},
+                         {"beta1", ExactText(options_.beta1)},
+                         {"beta2", ExactText(options_.beta2)},
+                         {"epsilon", ExactText(options_.epsilon)},
+                         {"weight_decay", ExactText(options_.weightDecay)}};
+    detail::AddGroups(settings, options_.groups);
+    return settings;
   }
 
  protected:
@@ -286,8 +284,8 @@ class AdamW final : public Optimizer<T> {
     const T correction2 = static_cast<T>(1 - std::pow(options_.beta2, step));
     const T rate = learningRate / correction1;
     const T root = std::sqrt(correction2);
-    if (options_.weightDecay > 0)
-      parameter.value *= T(1) - learningRate * static_cast<T>(options_.weightDecay);
+    if (const T decay = this->WeightDecay(index); decay > T(0))
+      parameter.value *= T(1) - learningRate * decay;
     first = beta1 * first + (T(1) - beta1) * parameter.gradient;
     second = beta2 * second + (T(1) - beta2) * parameter.gradient.cwiseAbs2();
     // Not 0, and too small to be seen beside the root of a square that is not 0: 0/0 has no value.
@@ -299,22 +297,8 @@ class AdamW final : public Optimizer<T> {
   AdamWOptions options_;
 };
 
-/// Scales all gradients so that their joint Euclidean norm is at most `maxNorm`, and returns the norm before.
-/// Where a gradient is NaN or infinite the norm is NaN, and all stay as they are. Allocates nothing.
-/// @throws ConfigError unless maxNorm > 0.
-template <std::floating_point T>
-T ClipGradientNorm(std::span<Parameter<T>> parameters, std::type_identity_t<T> maxNorm) {
-  if (!(maxNorm > T(0)))
-    throw ConfigError(Message({"ClipGradientNorm: norm ", maxNorm, ", expected above 0"}));
-  const T norm = GradientNorm<T>(parameters);
-  if (std::isfinite(norm)) detail::ScaleToNorm(parameters, norm, maxNorm);
-  return norm;
-}
-
 NOLA_COMPILED_CLASS(adapters, Optimizer);
 NOLA_COMPILED_CLASS(adapters, SGD);
 NOLA_COMPILED_CLASS(adapters, AdamW);
-NOLA_COMPILED_TEMPLATE(adapters, float ClipGradientNorm<float>(std::span<Parameter<float>>, float));
-NOLA_COMPILED_TEMPLATE(adapters, double ClipGradientNorm<double>(std::span<Parameter<double>>, double));
 
 }  // namespace nola
