@@ -16,6 +16,7 @@
 #include "nola/layers/sequential.hpp"
 #include "nola/training/text_windows.hpp"
 #include "nola/training/trainer.hpp"
+#include "nola/transformers/transformer_decoder.hpp"
 #include "tensors.hpp"
 
 using nola::BatchSource;
@@ -308,6 +309,49 @@ TEST_CASE("a source of one's own with ragged sequences trains, in parts of whole
   REQUIRE(source.parts == std::vector<Index>{2, 3, 3, 3, 4, 3, 5, 3, 6, 3});
   source.misplanned = 1;
   REQUIRE_THROWS_AS(run(0), ShapeError);
+}
+
+TEST_CASE(
+    "sequences of different lengths go through attention in parts as they do at once, prompts left out") {
+  const auto make = [] {
+    const auto network = std::make_shared<nola::TransformerDecoder<double>>(nola::TransformerDecoderOptions{
+        .vocabularySize = 10, .positions = 8, .width = 8, .blocks = 1, .heads = 2});
+    test::RandomizeParameters<double>(*network, 4);
+    return network;
+  };
+  const auto run = [&](Index microBatchSize) {
+    const auto network = make();
+    nola::SGD<double> optimizer(*network);
+    Dialogues source;
+    Trainer<double>(*network, optimizer, source, {.learningRate = 0.1, .microBatchSize = microBatchSize})
+        .Run();
+    return network->GetParameters();
+  };
+  const Vector<double> whole = run(0);
+  REQUIRE_FALSE(SameBits(whole, make()->GetParameters()));
+  REQUIRE(RelativeError(run(1), whole) < test::Rounding<double>());
+
+  // By hand: each sequence alone, with the mean over what counts in both.
+  const auto network = make();
+  nola::SGD<double> optimizer(*network);
+  Dialogues source;
+  TrainingBatch<double> batch;
+  source.Fill(0, batch);
+  Tensor<double> gradient;
+  Index first = 0;
+  for (const auto& sequence : batch.rows.sequences) {
+    const Tensor<double> output = network->Forward(batch.inputs.middleRows(first, sequence.rows));
+    const CountedLoss loss = source.Loss(first, output, gradient);
+    network->Backward(gradient * static_cast<double>(loss.count));
+    first += sequence.rows;
+  }
+  const Vector<double> sum = network->GetParameterGradients() / 3;  // of 2 + 3 rows two are prompts
+  Trainer<double> trainer(*network, optimizer, source, {.learningRate = 0.1});
+  trainer.OnGradients([&](auto, CountedLoss& loss) {
+    REQUIRE(loss.count == 3);
+    REQUIRE(RelativeError(network->GetParameterGradients(), sum) < test::Rounding<double>());
+  });
+  trainer.Step();
 }
 
 TEST_CASE("a trainer with a source refuses the options and the rows that the source has") {

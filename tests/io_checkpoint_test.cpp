@@ -244,6 +244,8 @@ TEST_CASE(
   otherOptions(nola::AdamWOptions{.epsilon = 1e-7}, "optimizer.epsilon is '1e-08' in it, here '1e-07'");
   otherOptions(nola::AdamWOptions{.weightDecay = 0.1}, "optimizer.weight_decay is '0'");
   otherOptions(nola::SGDOptions{}, "optimizer.kind is 'AdamW' in it, here 'SGD'");
+  otherOptions(nola::AdamWOptions{.groups = {{.parameters = {"*.bias"}, .rateFactor = 2}}},
+               "optimizer.groups is '*.bias at 2; ' here, in it there is none");
 
   SmallRun bare(training,
                 nola::AdamWOptions{.beta1 = 0.8});  // without the trainer, the optimizer all the same

@@ -90,7 +90,7 @@ class Optimizer {
   }
 
   /// Its kind and every option: what a run that is resumed must have again. An optimizer of one's own lists
-  /// its own; what is not listed is not compared.
+  /// its own; an option that came later is left out at its default. What is not listed is not compared.
   virtual RunSettings Identity() const { return {}; }
 
   /// What must be saved, with the step count, to go on as if nothing had happened.
