@@ -276,7 +276,11 @@ TEST_CASE("a composite follows its children when they are replaced, and lists th
   REQUIRE(test::RelativeError(wired.Infer(input), expected(wired)) < 1e-14);
   test::RequireRightGradients(wired, input);
   const Tensor<double> adapted = wired.Infer(input);
-  REQUIRE(SameBits(wired.Clone()->Infer(input), adapted));
+  wired.Forward(input);
+  const auto copy = wired.Clone();
+  REQUIRE(SameBits(copy->Infer(input), adapted));
+  REQUIRE_THROWS_AS(copy->Backward(input), StateError);  // the copy had no Forward, and keeps nothing of it
+  REQUIRE_THROWS_AS(nola::FindLayer(*copy, "left")->Backward(input), StateError);
   REQUIRE(nola::MergeAdapters<double>(wired).size() == 2);
   REQUIRE(test::RelativeError(wired.Infer(input), adapted) < 1e-13);
 }
@@ -306,7 +310,7 @@ TEST_CASE("a composite refuses caches in training before a layer writes to them"
   block.SetRecompute(false);
   for (const char* lower : {"attention_norm", "attention"})
     nola::FindLayer(block, lower)->SetTrainable(false);
-  REQUIRE_THROWS_AS(block.Forward(RandomTensor<float>(2, 8, 1), rows), ConfigError);
+  REQUIRE_THROWS_AS(block.Forward(RandomTensor<float>(2, 8, 1), {Gradients::parameters, &rows}), ConfigError);
   rows.sequences.assign(1, {2, 2, &cache});
   REQUIRE_THROWS_AS(block.Infer(RandomTensor<float>(2, 8, 1), rows), StateError);  // nothing was written
 }

@@ -307,12 +307,12 @@ TEST_CASE("a plan that cannot be leaves every cache as it was") {
     const Index rows = plan.RowCount();
     return [&, rows] { decoder->InferNext(tokens.topRows(rows), plan, logits); };
   };
-  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {5, 6, &second}})(), ShapeError);  // beyond the capacity
-  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {0, 6, &second}})(), ShapeError);  // no token
-  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {1, 7, &second}})(), StateError);  // a token is missing
-  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {1, 5, &first}})(), nola::Error);  // twice
-  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {1, 64}})(), ShapeError);          // no such position
-  REQUIRE_THROWS_AS(decoder->InferNext(tokens, plan, logits), ShapeError);    // other rows
+  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {5, 6, &second}})(), ShapeError);        // beyond the capacity
+  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {0, 6, &second}})(), ShapeError);        // no token
+  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {1, 7, &second}})(), StateError);        // a token is missing
+  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {1, 4, &first}})(), nola::ConfigError);  // twice
+  REQUIRE_THROWS_AS(fails({{1, 4, &first}, {1, 64}})(), ShapeError);                // no such position
+  REQUIRE_THROWS_AS(decoder->InferNext(tokens, plan, logits), ShapeError);          // other rows
   plan.sequences.clear();
   REQUIRE_THROWS_AS(decoder->InferNext(tokens, plan, logits), ShapeError);
   REQUIRE(first.Length() == 4);
