@@ -73,6 +73,16 @@ TEMPLATE_TEST_CASE("an optimizer moves nothing that has been frozen since it was
   REQUIRE(optimizer.Parameters()[0].gradient.size() == 0);
 }
 
+TEST_CASE("a step says that its optimizer was built before the adapters") {
+  const auto network = Network<float>();
+  nola::AdamW<float> optimizer(*network);
+  nola::AdaptLayers<float>(*network, Config());
+  nola::Trainer<float> trainer(*network, optimizer, {});
+  REQUIRE_THROWS_AS(
+      trainer.Run(RandomTensor<float>(4, 6, 5), nola::RegressionLoss<float>(RandomTensor<float>(4, 12, 6))),
+      nola::StateError);
+}
+
 TEST_CASE("an optimizer may outlive the adapters that it trained") {
   const auto network = Network<float>();
   nola::AdaptLayers<float>(*network, Config());

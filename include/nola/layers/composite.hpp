@@ -24,7 +24,7 @@ template <std::floating_point T>
 class Composite : public LayerBase<T> {
  protected:
   using LayerBase<T>::LayerBase;
-  Composite(const Composite& other) : LayerBase<T>(other) { this->ResetState(); }
+  Composite(const Composite& other) : ILayer<T>(other), LayerBase<T>(other) { this->ResetState(); }
 
   /// The wiring: a layer from InputSize() to OutputSize() over the children of this moment. Called when no
   /// other thread uses the layer or composes it.

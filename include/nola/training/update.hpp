@@ -2,6 +2,7 @@
 // parts.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <functional>
@@ -78,7 +79,8 @@ class Update {
 
   /// Hook, clipping and the optimizer's step.
   /// @throws StateError without an Add before, if nothing in the batch counts, or if the loss or a gradient
-  /// is NaN or infinite; ConfigError for a rate or a norm that the optimizer refuses.
+  /// is NaN or infinite, or if the optimizer has nothing that trains though the network has; ConfigError for
+  /// a rate or a norm that the optimizer refuses.
   StepReport Step(T learningRate) {
     if (parts_ == 0) throw StateError("Update: Step needs an Add before it");
     try {
@@ -92,6 +94,7 @@ class Update {
                                   " counts: its loss has no mean"}));
       }
       RequireFinite(loss_.sum);
+      RequireSomethingToMove();
       const T norm = optimizer_.Step(learningRate, static_cast<T>(maxGradientNorm_));
       const StepReport report{loss_, static_cast<double>(norm)};
       Begin();
@@ -126,6 +129,14 @@ class Update {
     if (std::isfinite(loss)) return;
     throw StateError(Message({"Update: the loss is ", loss, " at step ", optimizer_.StepCount(),
                               "; a lower learning rate or clipping may help"}));
+  }
+
+  void RequireSomethingToMove() const {
+    const auto trains = [](const Parameter<T>& parameter) { return parameter.trainable; };
+    const std::span<Parameter<T>> parameters = optimizer_.Parameters();
+    if (!network_.SupportsTraining() || std::any_of(parameters.begin(), parameters.end(), trains)) return;
+    throw StateError(
+        "Update: the optimizer has none of the parameters that train: build it after AdaptLayers");
   }
 
   void Begin() {
