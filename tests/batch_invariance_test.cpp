@@ -9,6 +9,7 @@
 #include "nola/layers/activations.hpp"
 #include "nola/layers/dense_layer.hpp"
 #include "nola/layers/layer_norm.hpp"
+#include "nola/training/loss.hpp"
 #include "nola/transformers/causal_self_attention.hpp"
 #include "nola/transformers/transformer_decoder.hpp"
 #include "tensors.hpp"
@@ -103,5 +104,27 @@ TEMPLATE_TEST_CASE("a decoder's logits for a sequence are the same to the bit in
           Tensor<T>::NullaryExpr(6 * 7, 1, [](Index row) { return static_cast<T>(row * 11 % 37); });
       RequireIndependent<T>(decoder, input, 7);
     }
+  }
+}
+
+TEMPLATE_TEST_CASE("a row's gradient of the loss is the same to the bit in any batch", "", float, double) {
+  using T = TestType;
+  for (const Index classes : {2, 3, 10, 33}) {
+    const Tensor<T> logits = RandomTensor<T>(40, classes, 1);
+    const std::vector<std::int32_t> labels(40, 1);
+    Tensor<T> all;
+    nola::CountedSoftmaxCrossEntropy<T>(logits, labels, all);
+    for (Index row = 0; row < 40; ++row) {
+      Tensor<T> alone;
+      nola::CountedSoftmaxCrossEntropy<T>(logits.middleRows(row, 1), std::span(labels).first(1), alone);
+      // The gradient of a mean: one row of forty, in whole powers of two exact.
+      REQUIRE(test::RelativeError(Tensor<T>(all.row(row) * T(40)), alone) < test::Rounding<T>());
+    }
+    Tensor<T> half;
+    nola::CountedSoftmaxCrossEntropy<T>(logits.bottomRows(20), std::span(labels).first(20), half);
+    Tensor<T> shifted(20, classes);
+    nola::CountedSoftmaxCrossEntropy<T>(logits.middleRows(13, 20), std::span(labels).first(20), shifted);
+    REQUIRE(SameBits(Tensor<T>(half.topRows(13)), Tensor<T>(all.middleRows(20, 13) * T(2))));
+    REQUIRE(SameBits(Tensor<T>(shifted.bottomRows(13)), Tensor<T>(all.middleRows(20, 13) * T(2))));
   }
 }

@@ -9,6 +9,7 @@
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/kernels/thread_scratch.hpp"
 
 namespace nola {
 
@@ -61,6 +62,10 @@ template <std::floating_point T>
 T SumOfCrossEntropies(const TensorRef<T>& logits, std::span<const std::int32_t> labels, T share,
                       Tensor<T>& gradient) {
   gradient.resize(logits.rows(), logits.cols());
+  // Where a row is worked on: Eigen takes exponentials and sums in an order that depends on where in memory a
+  // row begins, and its gradient must not depend on its place in the batch.
+  Eigen::Map<Eigen::Array<T, 1, Eigen::Dynamic>, Eigen::AlignedMax> work(
+      ThreadScratch<T>(static_cast<std::size_t>(logits.cols())), logits.cols());
   T loss = T(0);
   for (Index row = 0; row < logits.rows(); ++row) {
     const Index label = labels[static_cast<std::size_t>(row)];
@@ -69,11 +74,13 @@ T SumOfCrossEntropies(const TensorRef<T>& logits, std::span<const std::int32_t> 
       continue;
     }
     const T largest = logits.row(row).template maxCoeff<Eigen::PropagateNaN>();
-    gradient.row(row) = (logits.row(row).array() - largest).exp();
-    const T sum = gradient.row(row).sum();
+    work = logits.row(row).array() - largest;
+    work = work.exp();
+    const T sum = work.sum();
     loss += std::log(sum) - (logits(row, label) - largest);
-    gradient.row(row) *= share / sum;
-    gradient(row, label) -= share;
+    work *= share / sum;
+    work[label] -= share;
+    gradient.row(row) = work;
   }
   return loss;
 }
