@@ -140,7 +140,9 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
         ILoRAAdapter<T>(other),
         ILinearLayer<T>(other),
         rank_(other.rank_),
-        alpha_(other.alpha_) {
+        alpha_(other.alpha_),
+        input_(other.input_),
+        projected_(other.projected_) {
     FindLinearBase();
   }
 
