@@ -377,7 +377,7 @@ class Picky final : public nola::LayerBase<double> {
 
  protected:
   void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output,
-                      const nola::Pass<double>&) override {
+                      const nola::Pass&) override {
     output = input;
   }
   void ComputeBackward(const nola::TensorRef<double>& gradient, Tensor<double>& inputGradient,
@@ -385,7 +385,7 @@ class Picky final : public nola::LayerBase<double> {
     inputGradient = gradient;
   }
   void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output,
-                        const nola::Pass<double>&) const override {
+                        const nola::Pass&) const override {
     output = Children()[1].layer->Infer(Children()[0].layer->Infer(input)).array().rowwise() *
              Value(0).row(0).array();
   }
@@ -442,12 +442,12 @@ TEST_CASE("a merge that a layer refuses leaves the adapters where they are") {
 
    protected:
     void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output,
-                        const nola::Pass<double>&) override {
+                        const nola::Pass&) override {
       output = input;
     }
     void ComputeBackward(const nola::TensorRef<double>&, Tensor<double>&, Gradients) override {}
     void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output,
-                          const nola::Pass<double>&) const override {
+                          const nola::Pass&) const override {
       output = Children()[0].layer->Infer(input);
     }
   };

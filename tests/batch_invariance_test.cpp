@@ -25,7 +25,7 @@ namespace {
 template <class T>
 void RequireIndependent(nola::ILayer<T>& layer, const Tensor<T>& input, Index tokens) {
   const Tensor<T> gradient = RandomTensor<T>(input.rows(), layer.OutputSize(), 7);
-  const auto all = nola::RowPlan<T>::OfLength(tokens, input.rows());
+  const auto all = nola::RowPlan::OfLength(tokens, input.rows());
   const Tensor<T> expected = layer.Infer(input, all);
   REQUIRE(SameBits(layer.Forward(input, all), expected));
   const Tensor<T> expectedGradient = layer.Backward(gradient);
@@ -37,7 +37,7 @@ void RequireIndependent(nola::ILayer<T>& layer, const Tensor<T>& input, Index to
       const Index row = first * tokens;
       const Index rows = count * tokens;
       const Tensor<T> part = input.middleRows(row, rows);
-      const auto plan = nola::RowPlan<T>::OfLength(tokens, rows);
+      const auto plan = nola::RowPlan::OfLength(tokens, rows);
       INFO(layer.LayerType() << ", sequences " << first << " to " << first + count << " of " << sequences
                              << ", width " << layer.OutputSize());
       REQUIRE(SameBits(layer.Infer(part, plan), Tensor<T>(expected.middleRows(row, rows))));

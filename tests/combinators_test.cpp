@@ -81,7 +81,7 @@ std::vector<std::shared_ptr<ILayer<T>>> OneOfEach() {
 class RowsProbe final : public nola::LayerBase<double> {
  public:
   explicit RowsProbe(Index size) : nola::LayerBase<double>(size, size) {}
-  mutable std::vector<const RowPlan<double>*> seen;
+  mutable std::vector<const RowPlan*> seen;
   mutable std::vector<Index> sequences;
 
   std::string LayerType() const override { return "RowsProbe"; }
@@ -89,7 +89,7 @@ class RowsProbe final : public nola::LayerBase<double> {
 
  protected:
   void ComputeForward(const nola::TensorRef<double>& input, Tensor<double>& output,
-                      const Pass<double>& pass) override {
+                      const Pass& pass) override {
     ComputeInference(input, output, pass);
   }
   void ComputeBackward(const nola::TensorRef<double>& outputGradient, Tensor<double>& inputGradient,
@@ -97,7 +97,7 @@ class RowsProbe final : public nola::LayerBase<double> {
     if (Includes(wanted, Gradients::input)) inputGradient = outputGradient;
   }
   void ComputeInference(const nola::TensorRef<double>& input, Tensor<double>& output,
-                        const Pass<double>& pass) const override {
+                        const Pass& pass) const override {
     seen.push_back(pass.rows);
     sequences.push_back(pass.rows == nullptr ? -1 : static_cast<Index>(pass.rows->sequences.size()));
     output = input;
@@ -168,7 +168,7 @@ TEST_CASE("a warm step of a combinator allocates nothing, and ResetState returns
     INFO(layer->LayerType());
     Tensor<float> output;
     Tensor<float> inputGradient;
-    const auto rows = RowPlan<float>::OfLength(4, 256);
+    const auto rows = RowPlan::OfLength(4, 256);
     for (const Gradients wanted : {Gradients::all, Gradients::parameters}) {
       const auto step = [&] {
         layer->Forward(input, output, {wanted, &rows});
@@ -199,7 +199,7 @@ TEST_CASE("recomputation changes no bit, keeps the input alone and works by the 
 
   const auto probe = std::make_shared<RowsProbe>(4);
   Recomputed<double> around(probe);
-  auto rows = RowPlan<double>::OfLength(2, 6);
+  auto rows = RowPlan::OfLength(2, 6);
   around.Forward(input, rows);
   rows.sequences.clear();
   around.Backward(input);
@@ -208,7 +208,7 @@ TEST_CASE("recomputation changes no bit, keeps the input alone and works by the 
 
 TEST_CASE("every combinator hands the rows on, forward and in inference") {
   const Tensor<double> input = RandomTensor<double>(6, 4, 2);
-  const auto rows = RowPlan<double>::OfLength(2, 6);
+  const auto rows = RowPlan::OfLength(2, 6);
   std::vector<std::shared_ptr<RowsProbe>> probes;
   const auto probe = [&] { return probes.emplace_back(std::make_shared<RowsProbe>(4)); };
   std::vector<std::shared_ptr<ILayer<double>>> layers;
@@ -222,7 +222,7 @@ TEST_CASE("every combinator hands the rows on, forward and in inference") {
     layer->Forward(input, rows);
     layer->Infer(input, rows);
   }
-  for (const auto& seen : probes) REQUIRE(seen->seen == std::vector<const RowPlan<double>*>(2, &rows));
+  for (const auto& seen : probes) REQUIRE(seen->seen == std::vector<const RowPlan*>(2, &rows));
 }
 
 TEST_CASE("a child with nothing to compute a gradient for runs as inference") {
@@ -302,7 +302,7 @@ TEST_CASE("a copy of a composite infers from many threads at once, from its firs
 TEST_CASE("a composite refuses caches in training before a layer writes to them") {
   nola::TransformerBlock<float> block({.width = 8, .heads = 2, .hiddenSize = 8});
   nola::KeyValueCache<float> cache(4);
-  RowPlan<float> rows;
+  RowPlan rows;
   rows.sequences.assign(1, {2, 0, &cache});
   REQUIRE_THROWS_AS(block.Forward(RandomTensor<float>(2, 8, 1), rows), ConfigError);
   block.SetRecompute(true);

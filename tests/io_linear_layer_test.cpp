@@ -56,14 +56,14 @@ class HalfLinear final : public nola::LayerBase<T>, public nola::ILinearLayer<T>
   }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const nola::Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const nola::Pass& pass) override {
     ComputeInference(input, output, pass);
   }
   void ComputeBackward(const TensorRef<T>& gradient, Tensor<T>& inputGradient,
                        nola::Gradients wanted) override {
     if (Includes(wanted, nola::Gradients::input)) inputGradient = gradient * Weight().transpose();
   }
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const nola::Pass<T>&) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const nola::Pass&) const override {
     output = input * Weight();
   }
 

@@ -50,7 +50,7 @@ inline void RequireSameJacobian(const std::string& what, const Tensor<double>& a
 /// central differences. Leaves the layer's parameters as they were and its gradients cleared.
 /// @param pass  what the rows are; all gradients are wanted.
 inline void RequireRightGradients(nola::ILayer<double>& layer, const Tensor<double>& input,
-                                  const nola::Pass<double>& pass = {}) {
+                                  const nola::Pass& pass = {}) {
   const Vector<double> parameters = layer.GetParameters();
   const Index outputs = input.rows() * layer.OutputSize();
 

@@ -24,7 +24,7 @@ class ProbeLayer final : public nola::LayerBase<T> {
 
  protected:
   void ComputeForward(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
-                      const nola::Pass<T>& pass) override {
+                      const nola::Pass& pass) override {
     ++forwards;
     lastWanted = pass.wanted;
     output = input;
@@ -35,7 +35,7 @@ class ProbeLayer final : public nola::LayerBase<T> {
     if (Includes(wanted, nola::Gradients::input)) inputGradient = outputGradient;
   }
   void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
-                        const nola::Pass<T>&) const override {
+                        const nola::Pass&) const override {
     ++inferences;
     output = input;
   }

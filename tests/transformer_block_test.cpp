@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("a block computes what torch.nn.TransformerEncoderLayer(norm_
       {.width = input.cols(),
        .heads = torch["heads"].get<Index>(),
        .hiddenSize = static_cast<Index>(torch["parameters"]["linear1.bias"][0].size())});
-  const auto rows = nola::RowPlan<T>::OfLength(torch["tokens"].get<Index>(), input.rows());
+  const auto rows = nola::RowPlan::OfLength(torch["tokens"].get<Index>(), input.rows());
   for (const std::string& name : block.GetParameterNames()) {
     REQUIRE(block.SetParameter(name, FromTorch<T>(torch["parameters"], name)));
   }
@@ -124,8 +124,8 @@ TEST_CASE("the gradients of a block are right, with and without recomputation") 
   block->SetRecompute(GENERATE(false, true));
   test::RequireRightGradients(*block, RandomTensor<double>(6, 4, 4));
   const std::vector<Index> lengths{1, 0, 3, 2};
-  const auto ragged = nola::RowPlan<double>::OfLengths(lengths);
-  test::RequireRightGradients(*block, RandomTensor<double>(6, 4, 4), ragged);
+  const auto ragged = nola::RowPlan::OfLengths(lengths);
+  test::RequireRightGradients(*block, RandomTensor<double>(6, 4, 4), {.rows = &ragged});
 }
 
 TEST_CASE("recomputation changes no bit of output and gradients") {
@@ -134,7 +134,7 @@ TEST_CASE("recomputation changes no bit of output and gradients") {
   recomputed->SetRecompute(true);
   const Tensor<double> input = RandomTensor<double>(10, 6, 1);
   const Tensor<double> gradient = RandomTensor<double>(10, 6, 2);
-  auto rows = nola::RowPlan<double>::OfLength(5, 10);
+  auto rows = nola::RowPlan::OfLength(5, 10);
   const Tensor<double> output = kept->Forward(input, rows);
   REQUIRE(SameBits(output, recomputed->Forward(input, rows)));
   rows.sequences.clear();  // Backward has no need of the caller's plan

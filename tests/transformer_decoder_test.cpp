@@ -55,7 +55,7 @@ TEST_CASE("a decoder's gradients by every parameter are right") {
   const Tensor<double> tokens = RandomTokens<double>(8, 7, 1);
   const Tensor<double> weights = RandomTensor<double>(8, 7, 2);  // the loss is linear in the logits
   const std::vector<Index> lengths{4, 1, 0, 3};
-  const auto rows = nola::RowPlan<double>::OfLengths(lengths);
+  const auto rows = nola::RowPlan::OfLengths(lengths);
   decoder.Forward(tokens, {Gradients::parameters, &rows});
   REQUIRE(decoder.Backward(weights).size() == 0);
   const Vector<double> analytic = decoder.GetParameterGradients();
@@ -142,7 +142,7 @@ TEST_CASE("a decoder refuses settings it cannot use") {
   const std::string tooLong = test::ErrorOf<ShapeError>([&] { decoder.Infer(RandomTokens<float>(7, 7, 1)); });
   REQUIRE(tooLong.find("5 positions") != std::string::npos);
   REQUIRE(tooLong.find("RowPlan") != std::string::npos);
-  nola::RowPlan<float> rows;
+  nola::RowPlan rows;
   rows.sequences.assign(1, {2, 4});
   const std::string tooFar =
       test::ErrorOf<ShapeError>([&] { decoder.Infer(RandomTokens<float>(2, 7, 1), rows); });

@@ -22,7 +22,7 @@ namespace {
 struct AdaptedDecoder {
   nola::TransformerDecoder<float> network;
   Tensor<float> tokens;
-  nola::RowPlan<float> rows;
+  nola::RowPlan rows;
   std::vector<std::int32_t> next;
   Tensor<float> logits;
   Tensor<float> gradient;
@@ -31,7 +31,7 @@ struct AdaptedDecoder {
   AdaptedDecoder(Index blocks, Index count)
       : network({.vocabularySize = 11, .positions = 16, .width = 32, .blocks = blocks, .heads = 2}),
         tokens(Tensor<float>::Constant(count, 1, 3)),
-        rows(nola::RowPlan<float>::OfLength(16, count)),
+        rows(nola::RowPlan::OfLength(16, count)),
         next(static_cast<std::size_t>(count), 4) {
     nola::AdaptLayers<float>(network, {.targetModules = {"*.query", "*.value"}, .rank = 4, .numBasisA = 16});
   }

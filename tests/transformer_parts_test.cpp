@@ -151,8 +151,8 @@ TEST_CASE("the gradients of attention are right") {
   const auto attention = RandomAttention(6, 3);
   test::RequireRightGradients(*attention, RandomTensor<double>(8, 6, 6));
   const std::vector<Index> lengths{3, 0, 1, 4};
-  const auto ragged = RowPlan<double>::OfLengths(lengths);
-  test::RequireRightGradients(*attention, RandomTensor<double>(8, 6, 6), ragged);
+  const auto ragged = RowPlan::OfLengths(lengths);
+  test::RequireRightGradients(*attention, RandomTensor<double>(8, 6, 6), {.rows = &ragged});
 }
 
 TEST_CASE("attention is what its definition says, whatever the number of tokens") {
@@ -161,7 +161,7 @@ TEST_CASE("attention is what its definition says, whatever the number of tokens"
     const auto attention = RandomAttention(8, 2);
     const Tensor<double> input = 2 * RandomTensor<double>(2 * tokens, 8, 7);
     const Tensor<double> expected = AttendByDefinition(*attention, input, tokens);
-    const auto rows = RowPlan<double>::OfLength(tokens, 2 * tokens);
+    const auto rows = RowPlan::OfLength(tokens, 2 * tokens);
     REQUIRE(RelativeError(attention->Infer(input, rows), expected) < 1e-12);
     REQUIRE(RelativeError(attention->Forward(input, rows), expected) < 1e-12);
   }
@@ -186,7 +186,7 @@ TEST_CASE("the gradients of attention are right across tiles of queries") {
 TEST_CASE("a token never changes what comes before it, nor another sequence") {
   const auto attention = RandomAttention(4, 2);
   Tensor<double> input = RandomTensor<double>(140, 4, 1);
-  const auto rows = RowPlan<double>::OfLength(70, 140);
+  const auto rows = RowPlan::OfLength(70, 140);
   const Tensor<double> before = attention->Infer(input, rows);
   input.row(66) *= -3;
   const Tensor<double> after = attention->Infer(input, rows);
@@ -205,17 +205,17 @@ TEST_CASE("large scores neither overflow nor lose the weights' sum") {
 TEST_CASE("a plan of other rows is a ShapeError, and without one the batch is one sequence") {
   const auto attention = RandomAttention(4, 2);
   const Tensor<double> input = RandomTensor<double>(7, 4, 1);
-  const auto six = RowPlan<double>::OfLength(3, 6);
+  const auto six = RowPlan::OfLength(3, 6);
   REQUIRE_THROWS_AS(attention->Infer(input, six), ShapeError);
   REQUIRE_THROWS_AS(attention->Forward(input, six), ShapeError);
-  RowPlan<double> negative;
+  RowPlan negative;
   negative.sequences = {{8}, {-1}};
   REQUIRE_THROWS_AS(attention->Infer(input, negative), ShapeError);
-  REQUIRE_THROWS_AS(RowPlan<double>::OfLength(3, 7), ShapeError);
+  REQUIRE_THROWS_AS(RowPlan::OfLength(3, 7), ShapeError);
   const std::vector<Index> lengths{3, -1};
-  REQUIRE_THROWS_AS(RowPlan<double>::OfLengths(lengths), ShapeError);
-  const auto one = RowPlan<double>::OfLength(7, 7);
-  const RowPlan<double> nothing;
+  REQUIRE_THROWS_AS(RowPlan::OfLengths(lengths), ShapeError);
+  const auto one = RowPlan::OfLength(7, 7);
+  const RowPlan nothing;
   REQUIRE(SameBits(attention->Infer(input), attention->Infer(input, one)));
   REQUIRE(SameBits(attention->Infer(input), attention->Infer(input, nothing)));
   REQUIRE(RelativeError(attention->Infer(input.topRows(4)), attention->Infer(input).topRows(4)) < 1e-14);
@@ -229,7 +229,7 @@ TEST_CASE("Backward goes by the sequences of Forward, whatever became of the pla
   const auto other = attention->Clone();
   const Tensor<double> input = RandomTensor<double>(6, 4, 1);
   const Tensor<double> gradient = RandomTensor<double>(6, 4, 2);
-  auto rows = RowPlan<double>::OfLength(3, 6);
+  auto rows = RowPlan::OfLength(3, 6);
   attention->Forward(input, rows);
   other->Forward(input, rows);
   rows.sequences.assign(1, {6});
@@ -272,7 +272,7 @@ TEST_CASE("cached attention gives what attention over the whole sequence gives")
   const Tensor<double> input = RandomTensor<double>(90, 8, 1);
   const Tensor<double> whole = attention->Infer(input);
   nola::KeyValueCache<double> cache(90);
-  RowPlan<double> rows;
+  RowPlan rows;
   for (const auto& [first, count] : {std::pair<Index, Index>{0, 70}, {70, 1}, {71, 1}, {72, 18}}) {
     rows.sequences.assign(1, {count, first, &cache});
     const Tensor<double> output = attention->Infer(input.middleRows(first, count), rows);
@@ -288,16 +288,16 @@ TEST_CASE("a cache that does not hold the tokens before is refused, and so is on
   const Tensor<double> input = RandomTensor<double>(6, 8, 1);
   nola::KeyValueCache<double> cache(8);
   nola::KeyValueCache<double> second(8);
-  RowPlan<double> rows;
+  RowPlan rows;
   rows.sequences.assign(1, {6, 0, &cache});
   const Tensor<double> six = attention->Infer(input, rows);
-  const auto refused = [&](std::vector<nola::SequenceRows<double>> sequences) {
-    RowPlan<double> plan;
+  const auto refused = [&](std::vector<nola::SequenceRows> sequences) {
+    RowPlan plan;
     plan.sequences = std::move(sequences);
     return [&attention, &input, plan] { attention->Infer(input.topRows(plan.RowCount()), plan); };
   };
   REQUIRE(ErrorOf<StateError>([&] {
-            RowPlan<double> plan;
+            RowPlan plan;
             plan.sequences.assign(1, {1, 6, &cache});
             other->Infer(input.topRows(1), plan);
           }).find("another network") != std::string::npos);
@@ -313,6 +313,13 @@ TEST_CASE("a cache that does not hold the tokens before is refused, and so is on
   all << input, input.row(0);
   REQUIRE(RelativeError(seventh, attention->Infer(all).row(6)) < 1e-13);
   REQUIRE(six.rows() == 6);
+}
+
+TEST_CASE("a cache of another scalar type is refused") {
+  const auto attention = RandomAttention(6, 3);
+  nola::KeyValueCache<float> cache(8);
+  const RowPlan plan{{{.rows = 2, .cache = &cache}}};
+  REQUIRE_THROWS_AS(attention->Infer(RandomTensor<double>(2, 6, 6), plan), ConfigError);
 }
 
 TEST_CASE("attention infers the same from many threads at once") {

@@ -97,7 +97,7 @@ std::vector<Index> LengthsTo64() {
 
 TEST_CASE("a ragged batch gives what each sequence gives alone, forward and all gradients") {
   const std::vector<Index> lengths = LengthsTo64();
-  const auto ragged = RowPlan<double>::OfLengths(lengths);
+  const auto ragged = RowPlan::OfLengths(lengths);
   const Index rows = ragged.RowCount();
   for (const auto& [name, network] : Networks<double>()) {
     INFO(name);
@@ -133,7 +133,7 @@ TEMPLATE_TEST_CASE("a sequence's bits do not depend on what is beside it", "", f
   using T = TestType;
   std::vector<Index> lengths = LengthsTo64();
   lengths.resize(24);
-  const auto ragged = RowPlan<T>::OfLengths(lengths);
+  const auto ragged = RowPlan::OfLengths(lengths);
   for (const auto& [name, network] : Networks<T>()) {
     INFO(name);
     const Tensor<T> input = InputOf(*network, ragged.RowCount(), 1);
@@ -156,7 +156,7 @@ TEMPLATE_TEST_CASE("a sequence's bits do not depend on what is beside it", "", f
 TEMPLATE_TEST_CASE("nor on the number of threads that the loops use", "", float, double) {
   using T = TestType;
   const std::vector<Index> lengths{200, 1, 64, 3, 130};  // enough work for the loops to be shared out
-  const auto ragged = RowPlan<T>::OfLengths(lengths);
+  const auto ragged = RowPlan::OfLengths(lengths);
   CausalSelfAttention<T> attention(64, 4);
   const Tensor<T> input = RandomTensor<T>(ragged.RowCount(), 64, 1);
   const Tensor<T> gradient = RandomTensor<T>(ragged.RowCount(), 64, 2);
@@ -191,7 +191,7 @@ TEST_CASE("two threads infer one network with two lengths") {
   std::vector<std::thread> threads;
   for (std::size_t i = 0; i < 2; ++i) {
     threads.emplace_back([&, i] {
-      const auto rows = RowPlan<double>::OfLength(lengths[i], 48);
+      const auto rows = RowPlan::OfLength(lengths[i], 48);
       for (int repeat = 0; repeat < 20; ++repeat) {
         same[i] += SameBits(decoder->Infer(tokens, rows), right[i]) ? 1 : 0;
       }
@@ -204,7 +204,7 @@ TEST_CASE("two threads infer one network with two lengths") {
 TEST_CASE("a sequence that begins at a later position has the embeddings of those positions") {
   const auto decoder = RandomDecoder<double>();
   const Tensor<double> tokens = RandomTokens<double>(5, 1);
-  RowPlan<double> rows;
+  RowPlan rows;
   rows.sequences = {{2, 0}, {3, 40}};
   const Tensor<double> logits = decoder->Infer(tokens, rows);
   Tensor<double> table = *decoder->TryGetParameter("position_embedding.weight");
@@ -238,7 +238,7 @@ TEMPLATE_TEST_CASE("sequences that join and leave between steps get the bits tha
     together.push_back(decoder->MakeCache(requests[i].tokens.rows()));
     alone.push_back(decoder->MakeCache());
   }
-  RowPlan<T> plan;
+  RowPlan plan;
   Tensor<T> tokens;
   Tensor<T> logits;
   Tensor<T> expected;
@@ -259,7 +259,7 @@ TEMPLATE_TEST_CASE("sequences that join and leave between steps get the bits tha
     REQUIRE(logits.rows() == static_cast<Index>(taken.size()));
     for (std::size_t j = 0; j < taken.size(); ++j) {
       Request& request = requests[taken[j]];
-      const SequenceRows<T>& rows = plan.sequences[j];
+      const SequenceRows& rows = plan.sequences[j];
       INFO("step " << step << ", request " << taken[j]);
       decoder->InferNext(request.tokens.middleRows(rows.position, rows.rows), alone[taken[j]], expected);
       REQUIRE(SameBits(Tensor<T>(logits.row(static_cast<Index>(j))), expected));
@@ -279,7 +279,7 @@ TEST_CASE("Infer with caches gives every row's logits and counts what the caches
   const auto decoder = RandomDecoder<double>();
   const Tensor<double> tokens = RandomTokens<double>(20, 1);
   KeyValueCache<double> cache = decoder->MakeCache();
-  RowPlan<double> plan;
+  RowPlan plan;
   plan.sequences.assign(1, {12, 0, &cache});
   decoder->Infer(tokens.topRows(12), plan);
   REQUIRE(cache.Length() == 12);
@@ -299,10 +299,10 @@ TEST_CASE("a plan that cannot be leaves every cache as it was") {
   KeyValueCache<double> second = decoder->MakeCache(10);
   Tensor<double> logits;
   Tensor<double> before;
-  RowPlan<double> plan;
+  RowPlan plan;
   plan.sequences = {{4, 0, &first}, {6, 0, &second}};
   decoder->InferNext(tokens.topRows(10), plan, before);
-  const auto fails = [&](std::vector<SequenceRows<double>> sequences) {
+  const auto fails = [&](std::vector<SequenceRows> sequences) {
     plan.sequences = std::move(sequences);
     const Index rows = plan.RowCount();
     return [&, rows] { decoder->InferNext(tokens.topRows(rows), plan, logits); };
@@ -334,7 +334,7 @@ TEST_CASE("a network that is not a decoder generates by Infer and a Pass") {
   const Tensor<double> input = RandomTensor<double>(9, 12, 1);
   const Tensor<double> whole = block->Infer(input);
   KeyValueCache<double> cache(9);
-  RowPlan<double> plan;
+  RowPlan plan;
   for (Index row = 0; row < 9; ++row) {
     plan.sequences.assign(1, {1, row, &cache});
     REQUIRE(RelativeError(block->Infer(input.row(row), plan), whole.row(row)) < 1e-13);

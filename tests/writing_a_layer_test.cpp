@@ -29,7 +29,7 @@ class Scale final : public nola::LayerBase<T> {
 
  protected:
   void ComputeForward(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
-                      const nola::Pass<T>& pass) override {
+                      const nola::Pass& pass) override {
     ComputeInference(input, output, pass);
     if (WeightTrains(pass.wanted)) input_ = input;
   }
@@ -43,7 +43,7 @@ class Scale final : public nola::LayerBase<T> {
   }
 
   void ComputeInference(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
-                        const nola::Pass<T>&) const override {
+                        const nola::Pass&) const override {
     output = input * this->Value(kWeight).row(0).asDiagonal();
   }
 

@@ -18,7 +18,7 @@ using nola::Tensor;
 
 namespace {
 
-using Rows = nola::RowPlan<float>;
+using Rows = nola::RowPlan;
 
 /// Inputs from the windows that begin at these places, and the token after each as its label.
 void Gather(std::span<const std::int32_t> tokens, std::span<const Index> places, Index length,

@@ -44,7 +44,7 @@ class EmbeddingBag final : public nola::LayerBase<T> {
   using Ref = nola::TensorRef<T>;
   using Matrix = nola::Tensor<T>;
 
-  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<T>& pass) override {
+  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass& pass) override {
     ComputeInference(input, output, pass);
     if (nola::Includes(pass.wanted, nola::Gradients::parameters)) input_ = input;
   }
@@ -64,7 +64,7 @@ class EmbeddingBag final : public nola::LayerBase<T> {
     if (nola::Includes(wanted, nola::Gradients::input)) inputGradient.setZero();
   }
 
-  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<T>&) const override {
+  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass&) const override {
     output.setZero(input.rows(), this->OutputSize());
     for (nola::Index row = 0; row < input.rows(); ++row) {
       VisitIndices(input.row(row), [&](nola::Index index) { output.row(row) += this->Value(0).row(index); });

@@ -30,7 +30,7 @@ class MovedColumns final : public nola::LayerBase<T> {
   using Ref = nola::TensorRef<T>;
   using Matrix = nola::Tensor<T>;
 
-  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass<T>& pass) override {
+  void ComputeForward(const Ref& input, Matrix& output, const nola::Pass& pass) override {
     ComputeInference(input, output, pass);
   }
 
@@ -40,7 +40,7 @@ class MovedColumns final : public nola::LayerBase<T> {
     inputGradient.middleCols(from_, count_) = outputGradient.middleCols(to_, count_);
   }
 
-  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass<T>&) const override {
+  void ComputeInference(const Ref& input, Matrix& output, const nola::Pass&) const override {
     output.setZero(input.rows(), this->OutputSize());
     output.middleCols(to_, count_) = input.middleCols(from_, count_);
   }

@@ -68,6 +68,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   Tensor<T> GetMatrixB() const final { return FactorB().transpose(); }
   std::shared_ptr<LoRAAdapter<T>> LoRALayer() const final;
 
+  ILoRAAdapter<T>* AsAdapter() final { return this; }
   const ILoRAAdapter<T>* AsAdapter() const final { return this; }
   const ILinearLayer<T>* AsLinear() const final { return linearBase_ != nullptr ? this : nullptr; }
 
@@ -155,7 +156,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   virtual void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
                                          const TensorRef<T>& outputSide, const Tensor<T>& projected) = 0;
 
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) final {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) final {
     if (statelessBase_ == nullptr) BaseLayer()->Forward(input, output, pass.With(BaseGradients(pass.wanted)));
     AddUpdate(input, projected_, output, Includes(pass.wanted, Gradients::parameters) ? &input_ : nullptr);
   }
@@ -180,7 +181,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const final {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const final {
     if (statelessBase_ == nullptr) BaseLayer()->Infer(input, output, pass);
     const typename Pool::Lease projected(pool_);
     AddUpdate(input, *projected, output, nullptr);

@@ -27,7 +27,7 @@ class ActivationLayer final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<ActivationLayer>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     ComputeInference(input, output, pass);
     if (!Includes(pass.wanted, Gradients::input)) return;
     if constexpr (Function::kKeepsInput) {
@@ -49,7 +49,7 @@ class ActivationLayer final : public LayerBase<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     if constexpr (requires { function_.Values(input, output); }) {
       function_.Values(input, output);
     } else {

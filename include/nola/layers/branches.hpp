@@ -21,7 +21,7 @@ Gradients WantedOfChild(const ILayer<T>& child, Gradients wanted, bool inputNeed
 
 /// @throws ConfigError if a training pass has a cache: what it holds has no gradient.
 template <std::floating_point T>
-void RefuseCaches(const ILayer<T>& layer, const Pass<T>& pass) {
+void RefuseCaches(const ILayer<T>& layer, const Pass& pass) {
   if (pass.rows == nullptr || !pass.rows->HasCaches()) return;
   throw ConfigError(layer.LayerType() +
                     ": Forward with a KeyValueCache in the RowPlan; caches are for Infer alone");
@@ -33,7 +33,7 @@ template <std::floating_point T>
 class Branches {
  public:
   void Forward(std::size_t branch, ILayer<T>& layer, const TensorRef<T>& input, Tensor<T>& output,
-               const Pass<T>& pass) {
+               const Pass& pass) {
     if (wanted_.size() <= branch) wanted_.resize(branch + 1);
     wanted_[branch] = WantedOfChild(layer, pass.wanted, Includes(pass.wanted, Gradients::input));
     layer.Forward(input, output, pass.With(wanted_[branch]));

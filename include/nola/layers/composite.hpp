@@ -60,14 +60,14 @@ class Composite : public LayerBase<T> {
     return *tree_;
   }
 
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     detail::RefuseCaches(*this, pass);
     Tree().Forward(input, output, pass);
   }
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
     Tree().Backward(outputGradient, inputGradient);
   }
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Tree().Infer(input, output, pass);
   }
   /// ReplaceChild comes here too, and the children may be others than those of the tree.

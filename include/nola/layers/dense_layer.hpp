@@ -104,7 +104,7 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<DenseLayer>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     ComputeInference(input, output, pass);
     if (Includes(pass.wanted, Gradients::parameters) && this->IsTrainable(kWeight)) input_ = input;
   }
@@ -122,7 +122,7 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     if (Includes(wanted, Gradients::input)) ComputeInputGradient(outputGradient, inputGradient);
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     output.resize(input.rows(), this->OutputSize());
     detail::SetProduct(input, Weights(), output, BiasRow());
   }

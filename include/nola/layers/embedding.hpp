@@ -94,7 +94,7 @@ class Embedding final : public LayerBase<T> {
 
  protected:
   /// @throws ShapeError for an index that is no whole number in 0 .. Count()-1.
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     ComputeInference(input, output, pass);
     if (!Includes(pass.wanted, Gradients::parameters) || !this->IsTrainable(kWeight)) return;
     indices_.resize(static_cast<std::size_t>(input.rows()));
@@ -114,7 +114,7 @@ class Embedding final : public LayerBase<T> {
     if (Includes(wanted, Gradients::input)) inputGradient.setZero();
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     const T count = static_cast<T>(Count());
     for (Index row = 0; row < input.rows(); ++row) {
       const T index = input(row, 0);

@@ -33,7 +33,7 @@ class LayerNorm final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<LayerNorm>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     const bool weightTrains = Includes(pass.wanted, Gradients::parameters) && this->IsTrainable(kWeight);
     if (!weightTrains && !Includes(pass.wanted, Gradients::input)) {
       ComputeInference(input, output, pass);
@@ -76,7 +76,7 @@ class LayerNorm final : public LayerBase<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     output.resize(input.rows(), input.cols());
     Row work = WorkRow(0);
     for (Index row = 0; row < input.rows(); ++row) {

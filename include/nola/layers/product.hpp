@@ -28,7 +28,7 @@ class Product final : public detail::BranchedLayer<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Product>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     outputs_.resize(this->BranchCount());
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
       this->branches_.Forward(i, this->Branch(i), input, outputs_[i], pass);
@@ -47,7 +47,7 @@ class Product final : public detail::BranchedLayer<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     const typename Pool::Lease factor(pool_);
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
       this->Branch(i).Infer(input, *factor, pass);

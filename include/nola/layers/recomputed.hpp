@@ -29,7 +29,7 @@ class Recomputed final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Recomputed>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     detail::RefuseCaches(*this, pass);
     wanted_ = detail::WantedOfChild(Layer(), pass.wanted, Includes(pass.wanted, Gradients::input));
     Layer().Infer(input, output, pass);
@@ -52,7 +52,7 @@ class Recomputed final : public LayerBase<T> {
     Layer().ResetState();
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Layer().Infer(input, output, pass);
   }
 
@@ -67,7 +67,7 @@ class Recomputed final : public LayerBase<T> {
 
   Gradients wanted_ = Gradients::none;  // of the child in the last forward pass
   Tensor<T> input_;                     // of the last forward pass, if the child has a backward pass
-  RowPlan<T> rows_;
+  RowPlan rows_;
 };
 
 NOLA_COMPILED_CLASS(layers, Recomputed);

@@ -30,7 +30,7 @@ class Residual final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Residual>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     branch_.Forward(0, Layer(), input, output, pass);
     output += input;
   }
@@ -41,7 +41,7 @@ class Residual final : public LayerBase<T> {
     if (Includes(wanted, Gradients::input)) inputGradient += outputGradient;
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Layer().Infer(input, output, pass);
     output += input;
   }

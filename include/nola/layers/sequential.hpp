@@ -66,7 +66,7 @@ class Sequential final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Sequential>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     const auto layers = this->Children();
     const Buffers between(*this);
     wanted_.resize(layers.size());
@@ -105,7 +105,7 @@ class Sequential final : public LayerBase<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     const auto layers = this->Children();
     if (layers.empty()) {
       output = input;

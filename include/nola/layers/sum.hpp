@@ -24,7 +24,7 @@ class Sum final : public detail::BranchedLayer<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Sum>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     const typename Pool::Lease spare(pool_);
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
       this->branches_.Forward(i, this->Branch(i), input, i == 0 ? output : spare->output, pass);
@@ -39,7 +39,7 @@ class Sum final : public detail::BranchedLayer<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     const typename Pool::Lease spare(pool_);
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
       this->Branch(i).Infer(input, i == 0 ? output : spare->output, pass);

@@ -16,7 +16,7 @@ namespace nola {
 template <std::floating_point T>
 struct TrainingBatch {
   Tensor<T> inputs;  ///< [rows x InputSize()]
-  RowPlan<T> rows;   ///< an empty one: the batch is one sequence. It is split into parts between sequences
+  RowPlan rows;      ///< an empty one: the batch is one sequence. It is split into parts between sequences
 };
 
 /// A source of batches over T. MatrixRows and TextWindows are two; one of your own is a class with five

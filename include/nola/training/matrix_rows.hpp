@@ -51,7 +51,7 @@ class RowBatches {
     for (std::size_t i = 0; i < batchRows_.size(); ++i) {
       batch.inputs.row(static_cast<Index>(i)) = inputs.row(batchRows_[i]);
     }
-    batch.rows.sequences.assign(batchRows_.size(), SequenceRows<T>{.rows = 1});
+    batch.rows.sequences.assign(batchRows_.size(), SequenceRows{.rows = 1});
   }
 
   CountedLoss Loss(const BatchLoss<T>& loss, Index firstRow, const Tensor<T>& output,

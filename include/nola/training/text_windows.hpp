@@ -73,7 +73,7 @@ class TextWindows {
     }
     ++nextStep_;
     batch.rows.sequences.assign(static_cast<std::size_t>(options_.batchSize),
-                                SequenceRows<T>{.rows = options_.length});
+                                SequenceRows{.rows = options_.length});
   }
 
   CountedLoss Loss(Index firstRow, const Tensor<T>& output, Tensor<T>& gradient) {

@@ -214,8 +214,8 @@ class Trainer {
   }
 
   void AddPart(detail::AnyBatchSource<T>& source, Index firstRow, const TensorRef<T>& inputs,
-               const RowPlan<T>& rows) {
-    update_.Add(inputs, rows, [&](const Tensor<T>& output, Tensor<T>& gradient) {
+               const RowPlan& rows) {
+    update_.Add(inputs, Pass{.rows = &rows}, [&](const Tensor<T>& output, Tensor<T>& gradient) {
       return source.Loss(firstRow, output, gradient);
     });
   }
@@ -250,7 +250,7 @@ class Trainer {
   Index rows_ = 0;
   Index resumedRows_ = 0;
   TrainingBatch<T> batch_;
-  RowPlan<T> part_;
+  RowPlan part_;
   Update<T> update_;
   ValidationRecord validation_;
   std::map<std::string, Tensor<T>> best_;

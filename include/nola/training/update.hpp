@@ -61,7 +61,7 @@ class Update {
   /// @param pass  what the rows are; the wanted gradients are those of the parameters, whatever it says.
   /// @throws StateError if the loss is NaN or infinite, what network and loss throw.
   template <OutputLoss<T> Loss>
-  void Add(const TensorRef<T>& inputs, const Pass<T>& pass, Loss&& loss) {
+  void Add(const TensorRef<T>& inputs, const Pass& pass, Loss&& loss) {
     try {
       network_.Forward(inputs, output_, pass.With(Gradients::parameters));
       using Result = decltype(loss(std::as_const(output_), outputGradient_));
@@ -107,7 +107,7 @@ class Update {
 
   /// A step with a batch in one part.
   template <OutputLoss<T> Loss>
-  StepReport Run(const TensorRef<T>& inputs, const Pass<T>& pass, Loss&& loss, T learningRate) {
+  StepReport Run(const TensorRef<T>& inputs, const Pass& pass, Loss&& loss, T learningRate) {
     Add(inputs, pass, loss);
     return Step(learningRate);
   }

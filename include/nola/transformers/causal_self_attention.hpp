@@ -76,7 +76,7 @@ class CausalSelfAttention final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<CausalSelfAttention>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     detail::RefuseCaches(*this, pass);
     Place(pass, input.rows(), kept_.sequences);
     for (const std::size_t child : kProjections) {
@@ -115,7 +115,7 @@ class CausalSelfAttention final : public LayerBase<T> {
     }
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     const typename Pool::Lease scratch(pool_);
     Place(pass, input.rows(), scratch->sequences);
     for (const std::size_t child : kProjections) Layer(child).Infer(input, scratch->projected[child], pass);
@@ -178,13 +178,14 @@ class CausalSelfAttention final : public LayerBase<T> {
   }
 
   /// The sequences of a batch. Checks all of it, and changes nothing that a cache holds.
-  void Place(const Pass<T>& pass, Index rows, std::vector<Sequence>& sequences) const {
+  void Place(const Pass& pass, Index rows, std::vector<Sequence>& sequences) const {
     sequences.clear();
-    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows<T>& given) {
+    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows& given) {
       Sequence sequence{first, given.rows, 0, nullptr};
       if (given.cache != nullptr) {
         sequence.before = given.position;
-        sequence.cached = &given.cache->RowsOf(identity_, this->InputSize(), given.position, given.rows);
+        sequence.cached = &detail::CacheOf<T>(*given.cache)
+                               .RowsOf(identity_, this->InputSize(), given.position, given.rows);
         for (const Sequence& other : sequences) {
           if (other.cached != sequence.cached) continue;
           throw ConfigError("CausalSelfAttention: two sequences of the RowPlan have the same KeyValueCache");

@@ -29,7 +29,7 @@ class PositionEmbedding final : public LayerBase<T> {
 
  protected:
   /// @throws ShapeError for a position that the table does not have.
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     Fill(pass, input.rows(), positions_);
     Table().Forward(positions_, output, pass);
   }
@@ -38,7 +38,7 @@ class PositionEmbedding final : public LayerBase<T> {
     Table().Backward(outputGradient, inputGradient);
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     const typename Pool::Lease positions(pool_);
     Fill(pass, input.rows(), *positions);
     Table().Infer(*positions, output, pass);
@@ -55,10 +55,10 @@ class PositionEmbedding final : public LayerBase<T> {
 
   ILayer<T>& Table() const { return *this->Children()[0].layer; }
 
-  void Fill(const Pass<T>& pass, Index rows, Tensor<T>& positions) const {
+  void Fill(const Pass& pass, Index rows, Tensor<T>& positions) const {
     positions.resize(rows, 1);
     const bool planned = pass.rows != nullptr && !pass.rows->sequences.empty();
-    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows<T>& sequence) {
+    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows& sequence) {
       if (sequence.rows > limit_ - sequence.position && sequence.rows > 0) {
         throw ShapeError(Message(
             {"PositionEmbedding: ", sequence.rows, " tokens from position ", sequence.position,
@@ -94,7 +94,7 @@ class TiedHead final : public LayerBase<T> {
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TiedHead>(*this); }
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) override {
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     table_->ComputeLogits(input, output);
     trains_ = Includes(pass.wanted, Gradients::parameters) && SupportsTraining();
     if (trains_) input_ = input;
@@ -106,7 +106,7 @@ class TiedHead final : public LayerBase<T> {
     if (Includes(wanted, Gradients::input)) table_->ComputeLogitsInputGradient(outputGradient, inputGradient);
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>&) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     table_->ComputeLogits(input, output);
   }
 

@@ -7,6 +7,7 @@
 
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/layers/contract/pass.hpp"
 
 namespace nola {
 
@@ -43,36 +44,18 @@ struct CachedRows {
 /// Each attention layer takes its memory, 2 * capacity * width numbers, when it first meets the cache;
 /// after that nothing is allocated. So a cache belongs to the network that it was first used with.
 template <std::floating_point T>
-class KeyValueCache {
+class KeyValueCache final : public SequenceCache {
  public:
   /// @throws ConfigError if the capacity is below 1.
-  explicit KeyValueCache(Index capacity) : capacity_(capacity) {
-    if (capacity < 1) {
-      throw ConfigError(Message({"KeyValueCache: capacity ", capacity, " tokens, expected at least 1"}));
-    }
-  }
-
-  /// Most tokens that it can hold.
-  Index Capacity() const { return capacity_; }
-  /// Tokens held: the position of the next one. TransformerDecoder counts them; beside a network that does
-  /// not, it is the caller's to set.
-  Index Length() const { return length_; }
-  /// Sets the number of tokens held: 0 starts a new sequence, less than Length() goes back to an earlier one.
-  /// @throws ShapeError if outside 0..Capacity().
-  void SetLength(Index length) {
-    if (length < 0 || length > capacity_) {
-      throw ShapeError(Message({"KeyValueCache: length ", length, ", expected 0 to ", capacity_}));
-    }
-    length_ = length;
-  }
+  explicit KeyValueCache(Index capacity) : SequenceCache(capacity) {}
 
   /// For an attention layer: the memory of its own, made if there is none, for `rows` tokens from `position`.
   /// @throws ShapeError if they exceed the capacity, StateError if those before were not written by this
   /// layer. Nothing that is held has changed then.
   detail::CachedRows<T>& RowsOf(const detail::LayerIdentity& layer, Index width, Index position, Index rows) {
-    if (position + rows > capacity_) {
-      throw ShapeError(Message(
-          {"KeyValueCache: ", rows, " tokens after ", position, " exceed the capacity of ", capacity_}));
+    if (position + rows > this->Capacity()) {
+      throw ShapeError(Message({"KeyValueCache: ", rows, " tokens after ", position,
+                                " exceed the capacity of ", this->Capacity()}));
     }
     for (detail::CachedRows<T>& cached : cached_) {
       if (cached.layer != layer.Number()) continue;
@@ -87,14 +70,23 @@ class KeyValueCache {
                                 " tokens were not written by this attention layer; the cache belongs to "
                                 "another network"}));
     }
-    cached_.push_back({layer.Number(), 0, Tensor<T>(capacity_, width), Tensor<T>(capacity_, width)});
+    cached_.push_back(
+        {layer.Number(), 0, Tensor<T>(this->Capacity(), width), Tensor<T>(this->Capacity(), width)});
     return cached_.back();
   }
 
  private:
   std::vector<detail::CachedRows<T>> cached_;  // of each attention layer
-  Index capacity_;
-  Index length_ = 0;
 };
 
+namespace detail {
+
+/// @throws ConfigError for a cache of another kind or another scalar type than the layer's.
+template <std::floating_point T>
+KeyValueCache<T>& CacheOf(SequenceCache& cache) {
+  if (auto* const found = dynamic_cast<KeyValueCache<T>*>(&cache)) return *found;
+  throw ConfigError("the cache of a sequence is no KeyValueCache of the network's scalar type");
+}
+
+}  // namespace detail
 }  // namespace nola

@@ -9,12 +9,12 @@ namespace nola::detail {
 /// plan, or the whole batch as one from position 0 where there is none.
 /// @throws ShapeError, before the first call, if the plan is not of these rows or has a negative number.
 template <std::floating_point T, class Visit>
-void ForEachSequence(const ILayer<T>& layer, const Pass<T>& pass, Index rows, const Visit& visit) {
+void ForEachSequence(const ILayer<T>& layer, const Pass& pass, Index rows, const Visit& visit) {
   if (pass.rows == nullptr || pass.rows->sequences.empty()) {
-    visit(Index{0}, SequenceRows<T>{rows});
+    visit(Index{0}, SequenceRows{rows});
     return;
   }
-  for (const SequenceRows<T>& sequence : pass.rows->sequences) {
+  for (const SequenceRows& sequence : pass.rows->sequences) {
     if (sequence.rows >= 0 && sequence.position >= 0) continue;
     throw ShapeError(Message({layer.LayerType(), ": a sequence of ", sequence.rows, " rows at position ",
                               sequence.position, " in the RowPlan, expected 0 or more"}));
@@ -24,7 +24,7 @@ void ForEachSequence(const ILayer<T>& layer, const Pass<T>& pass, Index rows, co
         Message({layer.LayerType(), ": ", rows, " rows, and a RowPlan of ", pass.rows->RowCount(), " rows"}));
   }
   Index first = 0;
-  for (const SequenceRows<T>& sequence : pass.rows->sequences) {
+  for (const SequenceRows& sequence : pass.rows->sequences) {
     visit(first, sequence);
     first += sequence.rows;
   }

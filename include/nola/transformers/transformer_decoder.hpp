@@ -113,14 +113,14 @@ class TransformerDecoder final : public Composite<T> {
   /// @throws ShapeError for a plan of other rows or with an empty sequence, tokens beyond a cache or the
   /// positions, or one that is no token index; StateError for a cache that does not hold the tokens before;
   /// ConfigError for one cache twice. The caches' lengths are then as they were.
-  void InferNext(const TensorRef<T>& tokens, const RowPlan<T>& plan, Tensor<T>& logits) const {
+  void InferNext(const TensorRef<T>& tokens, const RowPlan& plan, Tensor<T>& logits) const {
     if (plan.RowCount() != tokens.rows()) {  // an empty plan too: here it is no sequence
       throw ShapeError(Message(
           {"TransformerDecoder: ", tokens.rows(), " tokens, and a RowPlan of ", plan.RowCount(), " rows"}));
     }
     const typename Pool::Lease scratch(pool_);
     scratch->last = plan;
-    for (SequenceRows<T>& sequence : scratch->last.sequences) {
+    for (SequenceRows& sequence : scratch->last.sequences) {
       if (sequence.rows < 1) {
         throw ShapeError(Message({"TransformerDecoder: a sequence of ", sequence.rows,
                                   " tokens in the RowPlan, expected at least 1"}));
@@ -178,7 +178,7 @@ class TransformerDecoder final : public Composite<T> {
     return std::make_shared<Sequential<T>>(std::move(body), std::move(top));
   }
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const override {
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Composite<T>::ComputeInference(input, output, pass);
     if (pass.rows != nullptr) Advance(*pass.rows);
   }
@@ -205,8 +205,8 @@ class TransformerDecoder final : public Composite<T> {
   static constexpr double kDeviation = 0.02;
 
   struct Scratch {
-    RowPlan<T> single;  // of one sequence
-    RowPlan<T> last;    // of the last row of each sequence
+    RowPlan single;  // of one sequence
+    RowPlan last;    // of the last row of each sequence
     Tensor<T> hidden;
     Tensor<T> ends;  // the rows of `last`
   };
@@ -233,8 +233,8 @@ class TransformerDecoder final : public Composite<T> {
 
   const ILayer<T>& Part(std::size_t part) const { return *this->Tree().Children()[part].layer; }
 
-  static void Advance(const RowPlan<T>& plan) {
-    for (const SequenceRows<T>& sequence : plan.sequences) {
+  static void Advance(const RowPlan& plan) {
+    for (const SequenceRows& sequence : plan.sequences) {
       if (sequence.cache != nullptr) sequence.cache->SetLength(sequence.position + sequence.rows);
     }
   }

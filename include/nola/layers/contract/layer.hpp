@@ -57,13 +57,25 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// Training pass: the output, keeping what Backward needs for the gradients that the pass wants. In
   /// evaluation mode it keeps nothing. A batch of no rows is a batch.
   /// @throws ShapeError if the input's width is not InputSize().
-  Tensor<T> Forward(const TensorRef<T>& input, const Pass<T>& pass = {}) {
+  Tensor<T> Forward(const TensorRef<T>& input, const Pass& pass = {}) {
     Tensor<T> output;
     Forward(input, output, pass);
     return output;
   }
+  /// The same for some gradients alone: a frozen layer's input gradient, for instance.
+  Tensor<T> Forward(const TensorRef<T>& input, Gradients wanted) { return Forward(input, Pass{wanted}); }
+  void Forward(const TensorRef<T>& input, Tensor<T>& output, Gradients wanted) {
+    Forward(input, output, Pass{wanted});
+  }
+  /// The same for all gradients of a batch in sequences.
+  Tensor<T> Forward(const TensorRef<T>& input, const RowPlan& rows) {
+    return Forward(input, Pass{.rows = &rows});
+  }
+  void Forward(const TensorRef<T>& input, Tensor<T>& output, const RowPlan& rows) {
+    Forward(input, output, Pass{.rows = &rows});
+  }
   /// The same into the caller's matrix, which is resized: allocates nothing once the sizes are warm.
-  void Forward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass = {}) {
+  void Forward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass = {}) {
     CheckInput(input, output);
     forwardRows_ = -1;
     if (!training_ || pass.wanted == Gradients::none) {
@@ -104,14 +116,21 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
 
   /// The output alone: keeps nothing, changes nothing, safe from many threads at once.
   /// @throws ShapeError if the input's width is not InputSize().
-  Tensor<T> Infer(const TensorRef<T>& input, const Pass<T>& pass = {}) const {
+  Tensor<T> Infer(const TensorRef<T>& input, const Pass& pass = {}) const {
     Tensor<T> output;
     Infer(input, output, pass);
     return output;
   }
-  void Infer(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass = {}) const {
+  void Infer(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass = {}) const {
     CheckInput(input, output);
     ComputeInference(input, output, pass);
+  }
+  /// The same for a batch in sequences.
+  Tensor<T> Infer(const TensorRef<T>& input, const RowPlan& rows) const {
+    return Infer(input, Pass{.rows = &rows});
+  }
+  void Infer(const TensorRef<T>& input, Tensor<T>& output, const RowPlan& rows) const {
+    Infer(input, output, Pass{.rows = &rows});
   }
 
   /// The list that everything else about parameters follows from: children first, in order, then the layer's
@@ -188,6 +207,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// The layer as x W + b, if that is what it computes: null otherwise.
   virtual const ILinearLayer<T>* AsLinear() const { return nullptr; }
   /// The layer as a low-rank adapter, or null.
+  virtual ILoRAAdapter<T>* AsAdapter() { return nullptr; }
   virtual const ILoRAAdapter<T>* AsAdapter() const { return nullptr; }
 
   ILayer& operator=(const ILayer&) = delete;
@@ -202,12 +222,12 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   }
 
   /// Computes the output (to be resized) and keeps what the wanted gradients, not none, need.
-  virtual void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) = 0;
+  virtual void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) = 0;
   /// Adds to the parameter gradients if wanted; writes the input gradient, already sized, if wanted.
   virtual void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                                Gradients wanted) = 0;
   /// Computes the output (to be resized).
-  virtual void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass<T>& pass) const = 0;
+  virtual void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const = 0;
   /// Releases what ComputeForward kept.
   virtual void ForgetForward() = 0;
   /// Called before ComputeForward: what trains now is what Backward gives gradients to.

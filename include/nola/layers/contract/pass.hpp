@@ -1,7 +1,6 @@
 // Pass: what a call carries through a network beside its rows.
 #pragma once
 
-#include <concepts>
 #include <span>
 #include <vector>
 
@@ -22,23 +21,52 @@ constexpr Gradients operator|(Gradients left, Gradients right) {
 /// Whether `wanted` includes all of `part`.
 constexpr bool Includes(Gradients wanted, Gradients part) { return (wanted & part) == part; }
 
-template <std::floating_point T>
-class KeyValueCache;
+/// What layers remember of one sequence: the tokens before those of a batch. KeyValueCache is one.
+class SequenceCache {
+ public:
+  virtual ~SequenceCache() = default;
+
+  /// Most tokens that it can hold.
+  Index Capacity() const { return capacity_; }
+  /// Tokens held: the position of the next one. TransformerDecoder counts them; beside a network that does
+  /// not, it is the caller's to set.
+  Index Length() const { return length_; }
+  /// Sets the number of tokens held: 0 starts a new sequence, less than Length() goes back to an earlier one.
+  /// @throws ShapeError if outside 0..Capacity().
+  void SetLength(Index length) {
+    if (length < 0 || length > capacity_) {
+      throw ShapeError(Message({"SequenceCache: length ", length, ", expected 0 to ", capacity_}));
+    }
+    length_ = length;
+  }
+
+ protected:
+  /// @throws ConfigError if the capacity is below 1.
+  explicit SequenceCache(Index capacity) : capacity_(capacity) {
+    if (capacity < 1) {
+      throw ConfigError(Message({"SequenceCache: capacity ", capacity, " tokens, expected at least 1"}));
+    }
+  }
+  SequenceCache(const SequenceCache&) = default;
+  SequenceCache& operator=(const SequenceCache&) = default;
+
+ private:
+  Index capacity_;
+  Index length_ = 0;
+};
 
 /// Neighbouring rows of a batch that are one sequence.
-template <std::floating_point T>
 struct SequenceRows {
-  Index rows = 0;                     ///< 0 or more: a sequence may have nothing new in this batch
-  Index position = 0;                 ///< of the first row in its sequence
-  KeyValueCache<T>* cache = nullptr;  ///< of its tokens before; written to, in inference alone
+  Index rows = 0;                  ///< 0 or more: a sequence may have nothing new in this batch
+  Index position = 0;              ///< of the first row in its sequence
+  SequenceCache* cache = nullptr;  ///< of its tokens before; written to, in inference alone
 };
 
 /// What the rows of one batch are. The caller's; a pass reads it until its Forward or Infer returns. One that
 /// is filled again and again, by clear() and push_back(), allocates nothing once warm.
-template <std::floating_point T>
 struct RowPlan {
   /// One after the other, all rows of the batch. Empty: the batch is one sequence that begins at position 0.
-  std::vector<SequenceRows<T>> sequences;
+  std::vector<SequenceRows> sequences;
 
   /// Sequences of one length.
   /// @throws ShapeError if the rows are no whole number of them.
@@ -46,7 +74,7 @@ struct RowPlan {
     if (length < 1 || rows < 0 || rows % length != 0) {
       throw ShapeError(Message({"RowPlan: ", rows, " rows are no whole number of sequences of ", length}));
     }
-    return {std::vector<SequenceRows<T>>(static_cast<std::size_t>(rows / length), SequenceRows<T>{length})};
+    return {std::vector<SequenceRows>(static_cast<std::size_t>(rows / length), SequenceRows{length})};
   }
 
   /// Sequences of these lengths, each from position 0.
@@ -63,11 +91,11 @@ struct RowPlan {
 
   Index RowCount() const {
     Index count = 0;
-    for (const SequenceRows<T>& sequence : sequences) count += sequence.rows;
+    for (const SequenceRows& sequence : sequences) count += sequence.rows;
     return count;
   }
   bool HasCaches() const {
-    for (const SequenceRows<T>& sequence : sequences) {
+    for (const SequenceRows& sequence : sequences) {
       if (sequence.cache != nullptr) return true;
     }
     return false;
@@ -76,19 +104,9 @@ struct RowPlan {
 
 /// What Forward, Infer and the Compute functions of every layer are given beside the rows. A composite hands
 /// it on to its children; one that gives a child other rows gives it a plan of those.
-template <std::floating_point T>
 struct Pass {
   Gradients wanted = Gradients::all;
-  const RowPlan<T>* rows = nullptr;  ///< null: as an empty plan
-
-  constexpr Pass() = default;
-  // A pass is made of its gradients where nothing else is to be said.
-  constexpr Pass(Gradients gradients,
-                 const RowPlan<T>* plan = nullptr)  // NOLINT(google-explicit-constructor)
-      : wanted(gradients), rows(plan) {}
-  /// Of a batch in sequences.
-  constexpr Pass(const RowPlan<T>& plan) : rows(&plan) {}  // NOLINT(google-explicit-constructor)
-  Pass(RowPlan<T>&&) = delete;
+  const RowPlan* rows = nullptr;  ///< null: as an empty plan
 
   /// The same rows with other gradients: what a composite gives a child.
   constexpr Pass With(Gradients gradients) const { return {gradients, rows}; }
