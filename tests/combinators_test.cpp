@@ -285,6 +285,16 @@ TEST_CASE("a composite follows its children when they are replaced, and lists th
   REQUIRE(test::RelativeError(wired.Infer(input), adapted) < 1e-13);
 }
 
+TEST_CASE("the first inference of a composite leaves alone what its children keep of a pass") {
+  const Wired<double> wired(Dense<double>(4, 4, 1), Dense<double>(4, 4, 2), Bent<double>(4, 4, 3));
+  const auto copy = wired.Clone();
+  const Tensor<double> input = RandomTensor<double>(3, 4, 4);
+  const auto gate = nola::FindLayer(*copy, "gate");
+  gate->Forward(input);
+  copy->Infer(input);
+  REQUIRE_NOTHROW(gate->Backward(input));
+}
+
 TEST_CASE("a copy of a composite infers from many threads at once, from its first call on") {
   const Wired<double> wired(Dense<double>(4, 4, 1), Dense<double>(4, 4, 2), Bent<double>(4, 4, 3));
   const Tensor<double> input = RandomTensor<double>(3, 4, 4);

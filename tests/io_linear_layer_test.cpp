@@ -17,11 +17,12 @@ using test::RandomTensor;
 
 namespace {
 
-/// y = x W with W in bfloat16: the upper halves of floats.
+/// y = x W with W in bfloat16: the upper halves of floats. The bias, if there is one, is listed, and not
+/// added.
 template <class T>
 class HalfLinear final : public nola::LayerBase<T>, public nola::ILinearLayer<T> {
  public:
-  HalfLinear(Index inputSize, Index outputSize, std::uint64_t seed)
+  HalfLinear(Index inputSize, Index outputSize, std::uint64_t seed, bool hasBias = false)
       : nola::LayerBase<T>(inputSize, outputSize),
         numbers_(
             std::make_shared<std::vector<std::uint16_t>>(static_cast<std::size_t>(inputSize * outputSize))) {
@@ -29,6 +30,7 @@ class HalfLinear final : public nola::LayerBase<T>, public nola::ILinearLayer<T>
     for (std::uint16_t& number : *numbers_) {
       number = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(random.NextSymmetric<float>()) >> 16);
     }
+    if (hasBias) this->AddParameter("bias", Tensor<T>::Ones(1, outputSize));
   }
 
   std::string LayerType() const override { return "HalfLinear"; }
@@ -126,6 +128,22 @@ TEST_CASE("an adapter file knows a weight that no layer lists") {
   REQUIRE(test::SameBits(same->Infer(input), network->Infer(input)));
   const auto other = Network<float>(2);
   REQUIRE_THROWS_AS(nola::LoadAdapters(*other, path), nola::FileError);
+}
+
+TEST_CASE("a weight that no layer lists is known beside a bias that one does") {
+  const test::TemporaryDirectory directory;
+  const auto network = [](std::uint64_t seed) {
+    auto layers = std::make_shared<nola::Sequential<float>>();
+    layers->Emplace<HalfLinear<float>>("half", 6, 5, seed, true);
+    return layers;
+  };
+  const auto saved = network(1);
+  nola::AdaptLayers<float>(*saved, nola::AdapterConfig{.rank = 2});
+  nola::SaveAdapters(*saved, directory / "adapters.safetensors");
+  REQUIRE_NOTHROW(nola::LoadAdapters(*network(1), directory / "adapters.safetensors"));
+  REQUIRE_THROWS_AS(nola::LoadAdapters(*network(2), directory / "adapters.safetensors"), nola::FileError);
+  REQUIRE_THROWS_AS(nola::SaveWeights(*network(1), directory / "weights.safetensors"),
+                    nola::UnsupportedError);
 }
 
 TEST_CASE("a PEFT directory is written from adapters of any linear layer, and read into them") {

@@ -261,3 +261,112 @@ TEST_CASE("sharing that cannot be is refused, and the network is as it was") {
                            nola::NOLAOptions{.rank = 2, .numBasisA = 3, .numBasisB = 4}, {slot, slot})),
       nola::ShapeError);
 }
+
+TEST_CASE("a clone's factors follow its own coefficients, whatever was written before it was made") {
+  for (int writes = 0; writes < 4; ++writes) {
+    const auto network = Network<double>();
+    nola::AdaptLayers<double>(*network, Config());
+    for (int i = 0; i < writes; ++i) test::RandomizeParameters<double>(*network, 5);
+    for (const bool sharesFrozen : {false, true}) {
+      const auto clone = sharesFrozen ? network->CloneSharingFrozen() : network->Clone();
+      test::RandomizeParameters<double>(*clone, 9);
+      const auto fresh = Network<double>();
+      nola::AdaptLayers<double>(*fresh, Config());
+      test::RandomizeParameters<double>(*fresh, 9);
+      const Tensor<double> input = RandomTensor<double>(3, 6, 6);
+      REQUIRE(SameBits(clone->Infer(input), fresh->Infer(input)));
+    }
+  }
+}
+
+TEST_CASE("adapting that is refused leaves lists and marks as they were") {
+  const auto network = Network<double>();
+  AdapterConfig first = Config(CoefficientSharing::byShape);
+  first.targetModules = {"second"};
+  nola::AdaptLayers<double>(*network, first);
+  const test::Snapshot<double> before(*network);
+  AdapterConfig rest = Config(CoefficientSharing::byShape);
+  rest.targetModules = {"first", "third"};  // 6x12 is new, 12x12 is taken
+  REQUIRE_THROWS_AS(nola::AdaptLayers<double>(*network, rest), ConfigError);
+  REQUIRE(test::Snapshot<double>(*network) == before);
+  AdapterConfig none = Config(CoefficientSharing::all);
+  none.targetModules = {"first"};
+  for (const Index count : {Index{-5}, Index{0}, Index{1} << 40}) {
+    none.numBasisA = count;
+    REQUIRE_THROWS_AS(nola::AdaptLayers<double>(*network, none), ConfigError);
+  }
+  REQUIRE(test::Snapshot<double>(*network) == before);
+}
+
+TEST_CASE("a parameter that a user's layers share stays listed when adapters come and go") {
+  const auto network = Network<double>();
+  network->AdoptParameter("tied", std::make_shared<nola::ParameterSlot<double>>(Tensor<double>::Ones(1, 3)));
+  nola::AdaptLayers<double>(*network, Config(CoefficientSharing::all));
+  REQUIRE(network->TryGetParameter("tied").has_value());
+  nola::MergeAdapters<double>(*network);
+  REQUIRE(network->TryGetParameter("tied").has_value());
+  REQUIRE_FALSE(network->TryGetParameter("nola_coefficients_a").has_value());
+}
+
+TEST_CASE("a parameter that is listed twice is refused before an optimizer steps it twice") {
+  const auto outer = std::make_shared<Sequential<double>>();
+  outer->Add("inner", Network<double>());
+  const auto slot = std::make_shared<nola::ParameterSlot<double>>(Tensor<double>::Ones(1, 3));
+  outer->AdoptParameter("tied", slot);
+  outer->Layer(0)->AdoptParameter("tied", slot);
+  REQUIRE_THROWS_AS(nola::SGD<double>(*outer), ConfigError);
+}
+
+TEST_CASE("a clone of a part keeps the whole's shared vector whole") {
+  auto network = std::make_shared<Sequential<double>>();
+  network->Add("part", Network<double>());
+  nola::AdaptLayers<double>(*network, Config(CoefficientSharing::all));
+  network->SetTrainable(false);
+  const auto part = network->Layer(0)->CloneSharingFrozen();
+  network->SetTrainable(true);
+  const Tensor<double> input = RandomTensor<double>(3, 6, 6);
+  const Tensor<double> before = network->Infer(input);
+  const Tensor<double> ofPart = part->Infer(input);
+  REQUIRE(network->ParameterCount() == 5 + 7);
+  test::RandomizeParameters<double>(*network, 4);
+  REQUIRE_FALSE(SameBits(network->Infer(input), before));
+  REQUIRE(SameBits(part->Infer(input), ofPart));
+}
+
+TEST_CASE("an optimizer goes on with what was frozen, cloned and thawed") {
+  const auto network = Network<double>();
+  nola::AdamW<double> optimizer(*network);
+  network->SetTrainable(false);
+  const auto clone = network->CloneSharingFrozen();
+  network->SetTrainable(true);
+  const Vector<double> before = network->GetParameters();
+  const Vector<double> ofClone = *clone->TryGetParameter("first.weight")->data() * Vector<double>::Ones(1);
+  network->Backward(network->Forward(RandomTensor<double>(4, 6, 5)));
+  optimizer.Step(0.1);
+  REQUIRE(((network->GetParameters() - before).array() != 0).all());
+  REQUIRE(*clone->TryGetParameter("first.weight")->data() == ofClone[0]);
+  REQUIRE(optimizer.Missing().empty());
+}
+
+TEST_CASE("the base of a sharing clone's adapter is its own once it is to train") {
+  const auto network = Network<double>();
+  nola::AdaptLayers<double>(*network, Config());
+  const auto clone = network->CloneSharingFrozen();
+  const Tensor<double> input = RandomTensor<double>(3, 6, 6);
+  const Tensor<double> before = network->Infer(input);
+  const auto base = nola::FindAdapters<double>(*clone)[0].adapter->BaseLayer();
+  clone->ReplaceChild("first", base);
+  base->SetTrainable(true);
+  clone->Backward(clone->Forward(input));
+  clone->UpdateParameters(0.5);
+  REQUIRE(SameBits(network->Infer(input), before));
+}
+
+TEST_CASE("what is written through an optimizer's list reaches the factors") {
+  NOLAAdapter<double> adapter(std::make_shared<DenseLayer<double>>(8, 9), 3, 4);
+  nola::SGD<double> optimizer(adapter);
+  const Tensor<double> before = adapter.GetMatrixB();
+  optimizer.Parameters()[1].value.setConstant(-2);
+  adapter.ParametersChanged();
+  REQUIRE_FALSE(SameBits(adapter.GetMatrixB(), before));
+}

@@ -315,6 +315,21 @@ TEST_CASE("a cache that does not hold the tokens before is refused, and so is on
   REQUIRE(six.rows() == 6);
 }
 
+TEST_CASE("attention within attention caches as it infers without") {
+  const auto outer = RandomAttention(6, 3);
+  outer->ReplaceChild("query", RandomAttention(6, 2));
+  outer->ReplaceChild("output", RandomAttention(6, 1));
+  const Tensor<double> input = RandomTensor<double>(9, 6, 6);
+  const Tensor<double> whole = outer->Infer(input);
+  nola::KeyValueCache<double> cache(9);
+  for (const Index first : {0, 5}) {
+    const Index count = first == 0 ? 5 : 4;
+    const RowPlan plan{{{.rows = count, .position = first, .cache = &cache}}};
+    REQUIRE(RelativeError(outer->Infer(input.middleRows(first, count), plan),
+                          whole.middleRows(first, count)) < 1e-13);
+  }
+}
+
 TEST_CASE("a cache of another scalar type is refused") {
   const auto attention = RandomAttention(6, 3);
   nola::KeyValueCache<float> cache(8);

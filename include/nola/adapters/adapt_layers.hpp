@@ -84,11 +84,12 @@ std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<s
       return false;
     }
     if (MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
-    if (layer->AsLinear() != nullptr && !trainsAsItIs(path)) {
+    const bool isLinear = layer->AsLinear() != nullptr;
+    if (isLinear && !trainsAsItIs(path)) {
       dense.emplace_back(path, layer);
       targets.emplace_back(path, layer);
     }
-    return true;
+    return !isLinear;  // what a linear layer is made of is its own
   });
   const auto requireMatch = [](const std::vector<std::string>& patterns, const auto& layers,
                                const char* kind) {
@@ -159,6 +160,7 @@ class SharedCoefficients {
     const std::string suffix = byShape ? Message({"_", layer.InputSize(), "x", layer.OutputSize()}) : "";
     const auto [place, isNew] = pairs_.try_emplace(suffix);
     if (isNew) {
+      CheckBasisCounts(config_.numBasisA, config_.numBasisB);
       place->second = {std::make_shared<ParameterSlot<T>>(Tensor<T>::Zero(1, config_.numBasisA)),
                        std::make_shared<ParameterSlot<T>>(Tensor<T>::Zero(1, config_.numBasisB))};
     }
@@ -213,7 +215,8 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& co
                                     [&] { return shared.Slots(); });
 }
 
-/// Puts the merged dense layer in the place of every adapter, and makes the whole network trainable again.
+/// Puts the merged dense layer in the place of every adapter, and makes the whole network trainable again: a
+/// clone that shares frozen parameters gets its own.
 /// All layers are merged before the first one is put in. @return the paths merged, in order.
 /// @throws UnsupportedError if a base layer has no dense weight, ConfigError if the network itself is an
 /// adapter (which has MergeToOriginalLayer) or a layer object stands in two places; the network is then as it
@@ -230,8 +233,9 @@ std::vector<std::string> MergeAdapters(ILayer<T>& network) {
     paths.push_back(path);
     return false;
   });
+  const auto factors = detail::FactorSlots(network);
   ReplaceLayers(network, merged, [&] { network.SetTrainable(true); });
-  detail::DisownUnused(network);
+  detail::DisownUnused(network, factors);
   return paths;
 }
 

@@ -87,6 +87,17 @@ std::set<const ParameterSlot<T>*> FactorSlots(const ILayer<T>& network) {
   return slots;
 }
 
+/// Whether a layer is linear by a weight that is none of its parameters, nor its children's.
+template <std::floating_point T>
+bool KeepsWeightElsewhere(const ILayer<T>& layer) {
+  if (layer.AsLinear() == nullptr || !layer.Children().empty()) return false;
+  const std::byte* const stored = layer.AsLinear()->Stored().bytes.data();
+  for (const NamedSlot<T>& own : layer.OwnParameters()) {
+    if (reinterpret_cast<const std::byte*>(own.slot->value.data()) == stored) return false;
+  }
+  return true;
+}
+
 template <std::floating_point T, class Visit>
 void VisitBaseWeights(const ILayer<T>& layer, const std::set<const ParameterSlot<T>*>& factors,
                       const Visit& visit, const std::string& prefix, bool isBase) {
@@ -100,9 +111,8 @@ void VisitBaseWeights(const ILayer<T>& layer, const std::set<const ParameterSlot
     if (factors.contains(own.slot.get())) continue;  // that adapters below share
     visit(prefix + own.name, layer, static_cast<const ParameterSlot<T>*>(own.slot.get()));
   }
-  const bool isStoredElsewhere =
-      layer.AsLinear() != nullptr && layer.AsAdapter() == nullptr && layer.OwnParameters().empty();
-  if (isStoredElsewhere) visit(prefix + "weight", layer, static_cast<const ParameterSlot<T>*>(nullptr));
+  if (KeepsWeightElsewhere(layer))
+    visit(prefix + "weight", layer, static_cast<const ParameterSlot<T>*>(nullptr));
 }
 
 /// Calls visit(name, layer, slot) for every weight of a network as it is without its adapters: what an
@@ -113,26 +123,17 @@ void VisitBaseWeights(const ILayer<T>& network, const Visit& visit) {
   VisitBaseWeights(network, FactorSlots(network), visit, "", false);
 }
 
-/// Lists a slot in the layer that its name leads to.
+/// Takes adopted parameters off the lists that adapters used, `before`, and none uses any more. @return
+/// those.
 template <std::floating_point T>
-void Adopt(ILayer<T>& network, const std::string& name, const std::shared_ptr<ParameterSlot<T>>& slot) {
-  const std::size_t dot = name.rfind('.');
-  if (dot == std::string::npos) {
-    network.AdoptParameter(name, slot);
-  } else {
-    FindLayer(network, name.substr(0, dot))->AdoptParameter(name.substr(dot + 1), slot);
-  }
-}
-
-/// Takes vectors of coefficients off the lists that no adapter uses any more. @return those.
-template <std::floating_point T>
-SlotsByName<T> DisownUnused(ILayer<T>& network) {
+SlotsByName<T> DisownUnused(ILayer<T>& network, const std::set<const ParameterSlot<T>*>& before) {
   const std::set<const ParameterSlot<T>*> used = FactorSlots(network);
   SlotsByName<T> unused;
   const auto disown = [&](ILayer<T>& layer, const std::string& prefix) {
     const auto listed = layer.OwnParameters();
     for (const NamedSlot<T>& own : std::vector<NamedSlot<T>>(listed.begin(), listed.end())) {
-      if (!used.contains(own.slot.get()) && layer.DisownParameter(own.name)) {
+      const bool isUnused = before.contains(own.slot.get()) && !used.contains(own.slot.get());
+      if (isUnused && layer.DisownParameter(own.name)) {
         unused.emplace(prefix + own.name, own.slot);
       }
     }
@@ -145,15 +146,34 @@ SlotsByName<T> DisownUnused(ILayer<T>& network) {
   return unused;
 }
 
-/// Lists these vectors of coefficients, and no others that no adapter uses: all, or nothing changes.
+/// The layer that lists what has this name, and the name in its list.
 template <std::floating_point T>
-void ListShared(ILayer<T>& network, const SlotsByName<T>& shared) {
-  const SlotsByName<T> before = DisownUnused(network);
+std::pair<ILayer<T>*, std::string> ListerOf(ILayer<T>& network, const std::string& name) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return {&network, name};
+  return {FindLayer(network, name.substr(0, dot)).get(), name.substr(dot + 1)};
+}
+
+/// Lists these vectors of coefficients, and takes those off that adapters used `before`: all, or nothing
+/// changes.
+template <std::floating_point T>
+void ListShared(ILayer<T>& network, const SlotsByName<T>& shared,
+                const std::set<const ParameterSlot<T>*>& before) {
+  const SlotsByName<T> unused = DisownUnused(network, before);
+  std::vector<std::pair<ILayer<T>*, std::string>> adopted;
+  adopted.reserve(shared.size());
   try {
-    for (const auto& [name, slot] : shared) Adopt(network, name, slot);
+    for (const auto& [name, slot] : shared) {
+      auto lister = ListerOf(network, name);
+      lister.first->AdoptParameter(lister.second, slot);
+      adopted.push_back(std::move(lister));
+    }
   } catch (...) {
-    DisownUnused(network);
-    for (const auto& [name, slot] : before) Adopt(network, name, slot);
+    for (const auto& [layer, name] : adopted) layer->DisownParameter(name);
+    for (const auto& [name, slot] : unused) {
+      const auto lister = ListerOf(network, name);
+      lister.first->AdoptParameter(lister.second, slot);
+    }
     throw;
   }
 }
@@ -168,13 +188,14 @@ void PlaceAdapters(ILayer<T>& network, const LayerReplacements<T>& adapters,
                    const std::vector<std::shared_ptr<ILayer<T>>>& training = {},
                    const SlotsByName<T>& shared = {}) {
   if (adapters.empty() && training.empty()) return;
-  std::vector<std::pair<std::shared_ptr<ParameterSlot<T>>, bool>> marks;
+  std::vector<TrainableMarks<T>> marks;
+  std::vector<std::pair<std::shared_ptr<ParameterSlot<T>>, bool>> sharedMarks;
   const auto keepMarks = [&](const ILayer<T>& adapter) {
-    for (const NamedSlot<T>& listed : ListSlots(adapter)) {
-      marks.emplace_back(listed.slot, listed.slot->trainable);
+    marks.emplace_back(adapter);
+    if (!adapter.OwnParameters().empty()) return;
+    for (const auto& slot : adapter.AsAdapter()->FactorParameters()) {
+      sharedMarks.emplace_back(slot, slot->trainable);
     }
-    for (const auto& slot : adapter.AsAdapter()->FactorParameters())
-      marks.emplace_back(slot, slot->trainable);
   };
   for (const PlacedAdapter<T>& present : FindAdapters(network)) {
     const bool stays = std::none_of(adapters.begin(), adapters.end(),
@@ -182,12 +203,18 @@ void PlaceAdapters(ILayer<T>& network, const LayerReplacements<T>& adapters,
     if (stays) keepMarks(*present.layer);
   }
   for (const auto& [path, adapter] : adapters) keepMarks(*adapter);
+  const std::set<const ParameterSlot<T>*> before = FactorSlots(network);
   ReplaceLayers(network, adapters, [&] {
-    ListShared(network, shared);
+    ListShared(network, shared, before);
     network.SetTrainable(false);
-    for (const auto& [slot, trained] : marks) slot->SetTrainable(trained);
+    for (const TrainableMarks<T>& kept : marks) kept.Restore();
+    for (const auto& [slot, trained] : sharedMarks) slot->SetTrainable(trained);
     for (const std::shared_ptr<ILayer<T>>& layer : training) layer->SetTrainable(true);
   });
+  for (const auto& [path, adapter] : adapters) {  // what a base kept of a pass is no use below a frozen edge
+    const ILoRAAdapter<T>& placed = *adapter->AsAdapter();
+    if (placed.IsBaseLayerFrozen()) placed.BaseLayer()->ResetState();
+  }
 }
 
 }  // namespace detail

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "nola/adapters/adapter_description.hpp"
 #include "nola/core/scratch_pool.hpp"
@@ -43,7 +43,7 @@ class ILoRAAdapter : public virtual ILayer<T> {
   /// What the adapter is, for files; nothing for a kind that files do not know.
   virtual std::optional<AdapterDescription> Describe() const { return std::nullopt; }
   /// The parameters that A and B come from, in this order. Several adapters may share them.
-  virtual std::array<std::shared_ptr<ParameterSlot<T>>, 2> FactorParameters() const = 0;
+  virtual std::vector<std::shared_ptr<ParameterSlot<T>>> FactorParameters() const = 0;
 };
 
 /// Forward, backward, inference and merge of every adapter. A derived class says how A and B come to be and
@@ -60,8 +60,8 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   bool IsBaseLayerFrozen() const final { return Base().isFrozen; }
   Index Rank() const final { return rank_; }
   T Alpha() const final { return alpha_; }
-  std::array<std::shared_ptr<ParameterSlot<T>>, 2> FactorParameters() const final {
-    return {this->Slot(0), this->Slot(1)};
+  std::vector<std::shared_ptr<ParameterSlot<T>>> FactorParameters() const override {
+    return this->UsedParameters();
   }
   T Scaling() const final { return alpha_ / static_cast<T>(rank_); }
   Tensor<T> GetMatrixA() const final { return FactorA(); }
@@ -70,10 +70,10 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
 
   ILoRAAdapter<T>* AsAdapter() final { return this; }
   const ILoRAAdapter<T>* AsAdapter() const final { return this; }
-  const ILinearLayer<T>* AsLinear() const final { return linearBase_ != nullptr ? this : nullptr; }
+  const ILinearLayer<T>* AsLinear() const final { return LinearBase() != nullptr ? this : nullptr; }
 
   std::shared_ptr<DenseLayer<T>> MergeToOriginalLayer() const final {
-    if (linearBase_ == nullptr) {
+    if (LinearBase() == nullptr) {
       throw UnsupportedError(this->LayerType() + ": cannot merge into a " + BaseLayer()->LayerType() +
                              ", which has no dense weight; a DenseLayer has one");
     }
@@ -89,7 +89,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     const typename Pool::Lease projected(pool_);
     Project(input, *projected);
     detail::AddProduct(*projected, FactorB().transpose(), output);
-    linearBase_->AddProduct(input, output);
+    LinearBase()->AddProduct(input, output);
   }
   void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const final {
     const typename Pool::Lease projected(pool_);
@@ -97,20 +97,15 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     detail::SetProduct(outputGradient, FactorB(), *projected);
     *projected *= Scaling();
     detail::AddProduct(*projected, FactorA().transpose(), inputGradient);
-    linearBase_->AddInputGradient(outputGradient, inputGradient);
+    LinearBase()->AddInputGradient(outputGradient, inputGradient);
   }
-  const T* BiasRow() const final { return linearBase_->BiasRow(); }
+  const T* BiasRow() const final { return LinearBase()->BiasRow(); }
   void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const final {
-    linearBase_->ReadRows(first, rows);
+    LinearBase()->ReadRows(first, rows);
     const FactorMatrix<T> scaledA = Scaling() * FactorA().middleRows(first, rows.rows());
     detail::AddProduct(scaledA, FactorB().transpose(), rows);
   }
   StoredTensor Stored() const final { return {}; }
-
-  void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) final {
-    LayerBase<T>::ReplaceChild(name, std::move(layer));
-    FindLinearBase();
-  }
 
  protected:
   using ConstFactor = Eigen::Map<const FactorMatrix<T>>;
@@ -132,7 +127,6 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     }
     alpha_ = alpha < 0 ? static_cast<T>(rank) : static_cast<T>(alpha);
     this->AddChild("base_layer", std::move(base), freezeBase);
-    FindLinearBase();
   }
 
   LoRAAdapterBase(const LoRAAdapterBase& other)
@@ -143,9 +137,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
         rank_(other.rank_),
         alpha_(other.alpha_),
         input_(other.input_),
-        projected_(other.projected_) {
-    FindLinearBase();
-  }
+        projected_(other.projected_) {}
 
   /// A [in x rank], a rank vector contiguous.
   virtual ConstFactor FactorA() const = 0;
@@ -157,13 +149,15 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
                                          const TensorRef<T>& outputSide, const Tensor<T>& projected) = 0;
 
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) final {
-    if (statelessBase_ == nullptr) BaseLayer()->Forward(input, output, pass.With(BaseGradients(pass.wanted)));
+    if (StatelessBase() == nullptr)
+      BaseLayer()->Forward(input, output, pass.With(BaseGradients(pass.wanted)));
     AddUpdate(input, projected_, output, Includes(pass.wanted, Gradients::parameters) ? &input_ : nullptr);
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients wanted) final {
     const bool inputWanted = Includes(wanted, Gradients::input);
-    if (statelessBase_ == nullptr && BaseGradients(wanted) != Gradients::none) {
+    const ILinearLayer<T>* const statelessBase = StatelessBase();
+    if (statelessBase == nullptr && BaseGradients(wanted) != Gradients::none) {
       BaseLayer()->Backward(outputGradient, inputGradient);
     }
     projectedGradient_.resize(outputGradient.rows(), rank_);
@@ -173,16 +167,16 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
       AccumulateFactorGradients(input_, projectedGradient_, outputGradient, projected_);
     }
     if (!inputWanted) return;
-    if (statelessBase_ == nullptr) {
+    if (statelessBase == nullptr) {
       detail::AddProduct(projectedGradient_, FactorA().transpose(), inputGradient);
     } else {
       detail::SetProduct(projectedGradient_, FactorA().transpose(), inputGradient);
-      statelessBase_->AddInputGradient(outputGradient, inputGradient);
+      statelessBase->AddInputGradient(outputGradient, inputGradient);
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const final {
-    if (statelessBase_ == nullptr) BaseLayer()->Infer(input, output, pass);
+    if (StatelessBase() == nullptr) BaseLayer()->Infer(input, output, pass);
     const typename Pool::Lease projected(pool_);
     AddUpdate(input, *projected, output, nullptr);
   }
@@ -194,6 +188,8 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     projectedGradient_.resize(0, 0);
     pool_.Clear();
   }
+
+  bool SharesFrozenParameters() const final { return false; }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
     facts["rank"] = std::to_string(rank_);
@@ -208,9 +204,9 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     detail::SetProduct(FactorB().transpose(), FactorB(), gramB);
     const T norm = std::abs(Scaling()) * std::sqrt(std::max(T(0), gramA.cwiseProduct(gramB).sum()));
     facts["update_norm"] = Message({norm});
-    if (linearBase_ == nullptr) return;
+    if (LinearBase() == nullptr) return;
     T squares = T(0);
-    detail::VisitRows(*linearBase_, this->InputSize(), this->OutputSize(),
+    detail::VisitRows(*LinearBase(), this->InputSize(), this->OutputSize(),
                       [&](Index, const Tensor<T>& rows) { squares += rows.squaredNorm(); });
     facts["update_relative_to_weight"] = Message({norm / std::sqrt(squares)});
   }
@@ -227,9 +223,10 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     const Index block = std::clamp<Index>(kCached / std::max(this->InputSize(), this->OutputSize()), 1, 256);
     const double operations = static_cast<double>(rows) * static_cast<double>(rank_) *
                               static_cast<double>(this->InputSize() + this->OutputSize());
+    const ILinearLayer<T>* const statelessBase = StatelessBase();
     projected.resize(rows, rank_);
     if (kept != nullptr) kept->resize(rows, this->InputSize());
-    if (statelessBase_ != nullptr) output.resize(rows, this->OutputSize());
+    if (statelessBase != nullptr) output.resize(rows, this->OutputSize());
     detail::ParallelFor((rows + block - 1) / block, operations / 50, [&](Index i) {
       const Index count = std::min(block, rows - i * block);
       const auto part = input.middleRows(i * block, count);
@@ -238,13 +235,13 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
       if (kept != nullptr) kept->middleRows(i * block, count) = part;
       detail::SetProduct(part, FactorA(), projectedPart);
       projectedPart *= Scaling();
-      if (statelessBase_ == nullptr) {
+      if (statelessBase == nullptr) {
         detail::AddProduct(projectedPart, FactorB().transpose(), outputPart);
       } else {
-        detail::SetProduct(projectedPart, FactorB().transpose(), outputPart, statelessBase_->BiasRow());
+        detail::SetProduct(projectedPart, FactorB().transpose(), outputPart, statelessBase->BiasRow());
       }
     });
-    if (statelessBase_ != nullptr) statelessBase_->AddProduct(input, output);
+    if (statelessBase != nullptr) statelessBase->AddProduct(input, output);
   }
 
   /// projected = scaling * x A.
@@ -259,19 +256,16 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   }
 
   const NamedLayer<T>& Base() const { return this->Children()[0]; }
-
-  void FindLinearBase() {
-    linearBase_ = Base().layer->AsLinear();
-    statelessBase_ = IsBaseLayerFrozen() ? linearBase_ : nullptr;
-  }
+  /// Null if the base is no linear layer. Asked each time: what is below the base may be replaced.
+  const ILinearLayer<T>* LinearBase() const { return Base().layer->AsLinear(); }
+  /// The linear base if it is frozen: it keeps no state then.
+  const ILinearLayer<T>* StatelessBase() const { return IsBaseLayerFrozen() ? LinearBase() : nullptr; }
 
   Index rank_;
   T alpha_{};
-  const ILinearLayer<T>* linearBase_ = nullptr;     // null if the base is no linear layer
-  const ILinearLayer<T>* statelessBase_ = nullptr;  // the linear base if it is frozen: it keeps no state then
-  detail::OfPass<T> input_;                         // of the last forward pass [n x in]
-  detail::OfPass<T> projected_;                     // scaling * x A [n x rank]
-  detail::OfPass<T> projectedGradient_;             // scaling * g B^T [n x rank]
+  detail::OfPass<T> input_;              // of the last forward pass [n x in]
+  detail::OfPass<T> projected_;          // scaling * x A [n x rank]
+  detail::OfPass<T> projectedGradient_;  // scaling * g B^T [n x rank]
   mutable Pool pool_;
 };
 

@@ -28,6 +28,18 @@ struct NOLAOptions {
   bool freezeBaseLayer = true;
 };
 
+namespace detail {
+
+/// @throws ConfigError for a number of bases outside 1..2^31.
+inline void CheckBasisCounts(Index numBasisA, Index numBasisB) {
+  for (const Index numBasis : {numBasisA, numBasisB}) {
+    if (numBasis >= 1 && numBasis <= BasisGenerator::kMaxBases) continue;
+    throw ConfigError(Message({"NOLAAdapter: ", numBasis, " bases, expected 1 to 2^31"}));
+  }
+}
+
+}  // namespace detail
+
 /// y = base(x) + (alpha/rank) (x A) B with A = A0 + sum_i alpha_i E_i and B = sum_j beta_j F_j. The bases and
 /// A0 are functions of the seed and are never stored; A and B are rebuilt from them only when a coefficient
 /// changed. Parameters: `nola_coefficients_a` [1 x numBasisA], `nola_coefficients_b` [1 x numBasisB], zero at
@@ -186,11 +198,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   }
 
   static std::shared_ptr<ILayer<T>> CheckBases(std::shared_ptr<ILayer<T>> base, const NOLAOptions& options) {
-    for (const Index numBasis : {options.numBasisA, options.numBasisB}) {
-      if (numBasis < 1 || numBasis > BasisGenerator::kMaxBases) {
-        throw ConfigError(Message({"NOLAAdapter: ", numBasis, " bases, expected 1 to 2^31"}));
-      }
-    }
+    detail::CheckBasisCounts(options.numBasisA, options.numBasisB);
     return base;
   }
 

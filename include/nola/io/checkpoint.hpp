@@ -179,7 +179,7 @@ Index LoadCheckpoint(ILayer<T>& network, Optimizer& optimizer, const Safetensors
                      {value.data(), static_cast<std::size_t>(value.size())});
   }
   detail::VisitSlots<T>(network, [](ParameterSlot<T>& slot) {
-    if (slot.trainable) ++slot.version;
+    if (slot.trainable) slot.Changed();
   });
   network.ParametersChanged();
   optimizer.SetStepCount(optimizerStep);

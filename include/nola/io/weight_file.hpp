@@ -152,7 +152,7 @@ WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, 
 
   for (const auto& [parameter, tensor] : loads) {
     Tensor<T>& value = parameter.slot->value;
-    ++parameter.slot->version;
+    parameter.slot->Changed();
     if (isTransposed(parameter.name)) {
       DecodeTransposed<T>(tensor->type, tensor->bytes, value);
     } else {

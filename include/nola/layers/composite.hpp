@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -18,10 +19,16 @@ namespace nola {
 /// very objects that Child gives. Forward, Backward and Infer then go through that tree, while the children
 /// keep the paths that their names give: the tree is no child and is in no path.
 ///
-/// The tree is made at the first pass, again after a child was replaced or ResetState was called, and for
-/// each copy; from then on a pass allocates nothing of its own. A copy has no Forward to go back from.
+/// The tree is made at the first pass, again after a child was added or replaced, and for each copy; from
+/// then on a pass allocates nothing of its own. A copy has no Forward to go back from.
 template <std::floating_point T>
 class Composite : public LayerBase<T> {
+ public:
+  void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) override {
+    LayerBase<T>::ReplaceChild(name, std::move(layer));
+    Recompose();
+  }
+
  protected:
   using LayerBase<T>::LayerBase;
   Composite(const Composite& other) : ILayer<T>(other), LayerBase<T>(other) { this->ResetState(); }
@@ -29,6 +36,19 @@ class Composite : public LayerBase<T> {
   /// The wiring: a layer from InputSize() to OutputSize() over the children of this moment. Called when no
   /// other thread uses the layer or composes it.
   virtual std::shared_ptr<ILayer<T>> Compose() const = 0;
+
+  /// As in LayerBase; what was composed is composed anew.
+  void AddChild(std::string name, std::shared_ptr<ILayer<T>> layer) {
+    LayerBase<T>::AddChild(std::move(name), std::move(layer));
+    Recompose();
+  }
+
+  /// To be called when Compose would give another tree. Forgets the last Forward.
+  void Recompose() {
+    this->ResetState();
+    made_.store(nullptr, std::memory_order_relaxed);
+    tree_.reset();
+  }
 
   /// The child of this name. @throws ConfigError if there is none.
   const std::shared_ptr<ILayer<T>>& Child(std::string_view name) const {
@@ -70,11 +90,9 @@ class Composite : public LayerBase<T> {
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Tree().Infer(input, output, pass);
   }
-  /// ReplaceChild comes here too, and the children may be others than those of the tree.
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
-    made_.store(nullptr, std::memory_order_relaxed);
-    tree_.reset();
+    if (tree_) tree_->ResetState();
   }
 
  private:

@@ -77,7 +77,7 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     this->CheckFinite("weight", outputByInput);
     ParameterSlot<T>& slot = *this->Slot(kWeight);
     slot.value = outputByInput.transpose();
-    ++slot.version;
+    slot.Changed();
     this->ParametersChanged();
   }
 

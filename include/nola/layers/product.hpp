@@ -74,7 +74,7 @@ class Product final : public detail::BranchedLayer<T> {
     }
   }
 
-  std::vector<Tensor<T>> outputs_;  // of each branch in the last forward pass
+  detail::OfPass<T, std::vector<Tensor<T>>> outputs_;  // of each branch in the last forward pass
   Tensor<T> branchGradient_;
   Tensor<T> spare_;  // a branch's input gradient
   mutable Pool pool_;

@@ -14,7 +14,7 @@ namespace nola {
 /// The same function as its child `layer`, with less memory and more time: Forward keeps its input alone (and
 /// what the rows are), and Backward runs the child forward again before it goes back. All that the child
 /// holds of a pass is freed at the end of each Forward and Backward, so a step does allocate. No bit of
-/// output and gradients changes. What trains is decided in Forward.
+/// output and gradients changes. What trains, and in which mode, is decided when Backward runs.
 /// @see Chen et al.: Training deep nets with sublinear memory cost, arXiv 1604.06174.
 template <std::floating_point T>
 class Recomputed final : public LayerBase<T> {
@@ -66,7 +66,7 @@ class Recomputed final : public LayerBase<T> {
   ILayer<T>& Layer() const { return *this->Children()[0].layer; }
 
   Gradients wanted_ = Gradients::none;  // of the child in the last forward pass
-  Tensor<T> input_;                     // of the last forward pass, if the child has a backward pass
+  detail::OfPass<T> input_;             // of the last forward pass, if the child has a backward pass
   RowPlan rows_;
 };
 

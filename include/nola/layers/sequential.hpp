@@ -38,7 +38,8 @@ class Sequential final : public LayerBase<T> {
     this->AddChild(std::move(name), std::move(layer));
     buffers_.push_back(BufferFor(this->Children().back().layer->OutputSize()));
     this->SetSizes(this->Children().front().layer->InputSize(), this->Children().back().layer->OutputSize());
-    this->ResetState();
+    this->DropForward();
+    pool_.Clear();
     return *this;
   }
 

@@ -101,7 +101,12 @@ namespace detail {
 template <LearningRateRun Trial>
 std::vector<double> RatesToTry(const LearningRateSearch& search, int round, const std::vector<Trial>& soFar) {
   if (round == 0) return search.ladder;
-  if (std::all_of(soFar.begin(), soFar.end(), [](const Trial& trial) { return trial.diverged; })) {
+  const auto rateDiverged = [&](const Trial& trial) {  // with one seed at least
+    return std::any_of(soFar.begin(), soFar.end(), [&](const Trial& other) {
+      return other.diverged && other.learningRate == trial.learningRate;
+    });
+  };
+  if (std::all_of(soFar.begin(), soFar.end(), rateDiverged)) {
     double lowest = soFar.front().learningRate;
     for (const Trial& trial : soFar) lowest = std::min(lowest, trial.learningRate);
     return {lowest / 16, lowest / 4};

@@ -136,6 +136,7 @@ class Trainer {
   void SetValidation(const ValidationRecord& record, std::map<std::string, Tensor<T>> best) {
     validation_ = record;
     best_ = std::move(best);
+    isRestored_ = false;
   }
 
  private:
@@ -169,7 +170,7 @@ class Trainer {
       progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       if (options_.onStep) options_.onStep(progress);
     }
-    if (validation_.bestStep != step_) RestoreBest();
+    if (validation_.bestStep != step_ && !std::exchange(isRestored_, true)) RestoreBest();
     return counted > 0 ? sum / static_cast<double>(counted) : 0;
   }
 
@@ -187,6 +188,7 @@ class Trainer {
     progress.loss = report.loss.Mean();
     if (options_.maxGradientNorm > 0) progress.gradientNorm = report.gradientNorm;
     progress.step = ++step_;
+    isRestored_ = false;
     rows_ = rows;
     return progress;
   }
@@ -227,19 +229,18 @@ class Trainer {
       return value;
     }
     validation_ = {.best = value, .bestStep = step_, .sinceBest = 0};
-    for (const ConstParameter<T>& parameter : std::as_const(network_).Parameters()) {
-      if (parameter.trainable) best_[parameter.name] = parameter.value;
+    best_.clear();
+    for (const NamedSlot<T>& parameter : detail::ListSlots(network_)) {
+      if (parameter.slot->trainable) best_.emplace(parameter.name, parameter.slot->value);
     }
     return value;
   }
 
   void RestoreBest() {
     if (best_.empty()) return;
-    for (Parameter<T>& parameter : network_.Parameters()) {
-      const auto found = best_.find(parameter.name);
-      if (found != best_.end()) parameter.value = found->second;
-    }
-    network_.ParametersChanged();
+    std::map<std::string, const Tensor<T>*> values;
+    for (const auto& [name, value] : best_) values.emplace(name, &value);
+    detail::AssignParameters(network_, values);
   }
 
   ILayer<T>& network_;
@@ -253,6 +254,7 @@ class Trainer {
   RowPlan part_;
   Update<T> update_;
   ValidationRecord validation_;
+  bool isRestored_ = false;  // the best parameters, since the last step or checkpoint
   std::map<std::string, Tensor<T>> best_;
 };
 

@@ -2,7 +2,6 @@
 // parts.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <functional>
@@ -79,7 +78,7 @@ class Update {
 
   /// Hook, clipping and the optimizer's step.
   /// @throws StateError without an Add before, if nothing in the batch counts, or if the loss or a gradient
-  /// is NaN or infinite, or if the optimizer has nothing that trains though the network has; ConfigError for
+  /// is NaN or infinite, or if a parameter trains that the optimizer does not have; ConfigError for
   /// a rate or a norm that the optimizer refuses.
   StepReport Step(T learningRate) {
     if (parts_ == 0) throw StateError("Update: Step needs an Add before it");
@@ -94,7 +93,7 @@ class Update {
                                   " counts: its loss has no mean"}));
       }
       RequireFinite(loss_.sum);
-      RequireSomethingToMove();
+      RequireAllToMove();
       const T norm = optimizer_.Step(learningRate, static_cast<T>(maxGradientNorm_));
       const StepReport report{loss_, static_cast<double>(norm)};
       Begin();
@@ -131,12 +130,11 @@ class Update {
                               "; a lower learning rate or clipping may help"}));
   }
 
-  void RequireSomethingToMove() const {
-    const auto trains = [](const Parameter<T>& parameter) { return parameter.trainable; };
-    const std::span<Parameter<T>> parameters = optimizer_.Parameters();
-    if (!network_.SupportsTraining() || std::any_of(parameters.begin(), parameters.end(), trains)) return;
-    throw StateError(
-        "Update: the optimizer has none of the parameters that train: build it after AdaptLayers");
+  void RequireAllToMove() const {
+    const std::string missing = optimizer_.Missing();
+    if (missing.empty()) return;
+    throw StateError(Message({"Update: '", missing, "' trains, and the optimizer does not have it: build it ",
+                              "after AdaptLayers and SetTrainable"}));
   }
 
   void Begin() {

@@ -125,7 +125,7 @@ class CausalSelfAttention final : public LayerBase<T> {
 
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
-    kept_ = {};
+    kept_ = Activations();
     logSums_.resize(0);
     gatheredGradient_.resize(0, 0);
     for (Tensor<T>& gradient : gradients_) gradient.resize(0, 0);
@@ -238,10 +238,10 @@ class CausalSelfAttention final : public LayerBase<T> {
   detail::LayerIdentity identity_;            // to caches
   detail::Branches<T> branches_;              // query, key and value
   Gradients outputWanted_ = Gradients::none;  // in the last forward pass
-  Activations kept_;                          // of the last forward pass
-  Vector<T> logSums_;
-  Tensor<T> gatheredGradient_;
-  std::array<Tensor<T>, 3> gradients_;  // of queries, keys and values
+  detail::OfPass<T, Activations> kept_;       // of the last forward pass
+  detail::OfPass<T, Vector<T>> logSums_;
+  detail::OfPass<T> gatheredGradient_;
+  detail::OfPass<T, std::array<Tensor<T>, 3>> gradients_;  // of queries, keys and values
   mutable Pool pool_;
 };
 

@@ -72,9 +72,11 @@ class PositionEmbedding final : public LayerBase<T> {
   }
 
   Index limit_;
-  Tensor<T> positions_;
+  detail::OfPass<T> positions_;
   mutable Pool pool_;
 };
+
+namespace detail {
 
 /// The output layer logits = hidden W^T of an embedding's table, which the network lists in its place there:
 /// this layer lists nothing, trains if the table does and adds to the table's gradient.
@@ -90,7 +92,7 @@ class TiedHead final : public LayerBase<T> {
 
   std::string LayerType() const override { return "TiedHead"; }
   bool SupportsTraining() const override { return table_->SupportsTraining(); }
-  /// A head that shares the same table.
+  /// A head of the same table: it is the decoder that gives a copy the copy's table.
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TiedHead>(*this); }
 
  protected:
@@ -115,10 +117,13 @@ class TiedHead final : public LayerBase<T> {
  private:
   std::shared_ptr<Embedding<T>> table_;
   bool trains_ = false;  // in the last forward pass
-  Tensor<T> input_;      // of it, if the table trains
+  OfPass<T> input_;      // of it, if the table trains
 };
 
-NOLA_COMPILED_CLASS(transformers, PositionEmbedding);
 NOLA_COMPILED_CLASS(transformers, TiedHead);
+
+}  // namespace detail
+
+NOLA_COMPILED_CLASS(transformers, PositionEmbedding);
 
 }  // namespace nola

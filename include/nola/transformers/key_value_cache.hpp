@@ -3,7 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <vector>
+#include <deque>
 
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
@@ -53,7 +53,7 @@ class KeyValueCache final : public SequenceCache {
   /// @throws ShapeError if they exceed the capacity, StateError if those before were not written by this
   /// layer. Nothing that is held has changed then.
   detail::CachedRows<T>& RowsOf(const detail::LayerIdentity& layer, Index width, Index position, Index rows) {
-    if (position + rows > this->Capacity()) {
+    if (rows > this->Capacity() - position) {
       throw ShapeError(Message({"KeyValueCache: ", rows, " tokens after ", position,
                                 " exceed the capacity of ", this->Capacity()}));
     }
@@ -76,7 +76,7 @@ class KeyValueCache final : public SequenceCache {
   }
 
  private:
-  std::vector<detail::CachedRows<T>> cached_;  // of each attention layer
+  std::deque<detail::CachedRows<T>> cached_;  // of each attention layer, where it stays
 };
 
 namespace detail {

@@ -63,12 +63,12 @@ class TransformerBlock final : public Composite<T> {
   std::string LayerType() const override { return "TransformerBlock"; }
 
   bool Recomputes() const { return recomputes_; }
-  /// Whether Backward computes the activations again instead of Forward keeping them. Forgets the last
-  /// Forward if it changes.
+  /// Whether Backward computes the activations again instead of Forward keeping them; a parameter of the
+  /// block then trains if it does at that time. Forgets the last Forward if it changes.
   void SetRecompute(bool recompute) {
     if (recompute == recomputes_) return;
     recomputes_ = recompute;
-    this->ResetState();
+    this->Recompose();
   }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TransformerBlock>(*this); }

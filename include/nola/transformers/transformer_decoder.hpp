@@ -171,7 +171,7 @@ class TransformerDecoder final : public Composite<T> {
         this->Child(kBlocks));
     auto top = std::make_shared<Sequential<T>>(this->Child(kNorm));
     if (HasTiedHead()) {
-      top->Add(std::make_shared<TiedHead<T>>(table(kToken)));
+      top->Add(std::make_shared<detail::TiedHead<T>>(table(kToken)));
     } else {
       top->Add(this->Child(kHead));
     }

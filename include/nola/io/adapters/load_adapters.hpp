@@ -46,6 +46,14 @@ class AdapterLoad {
     for (const NamedSlot<T>& listed : ListSlots(network)) {
       if (!sharedHere.contains(listed.slot.get())) taken.insert(listed.name);
     }
+    for (const PlacedAdapter<T>& placed : FindAdapters(network)) {  // those that stay keep theirs
+      const auto isHere = [&](const AdapterRecord& record) { return record.path == placed.path; };
+      if (std::any_of(file.Adapters().begin(), file.Adapters().end(), isHere)) continue;
+      for (const auto& slot : placed.adapter->FactorParameters()) {
+        const auto name = sharedHere.find(slot.get());
+        if (name != sharedHere.end()) taken.insert(name->second);
+      }
+    }
     for (const auto& [name, slot] : shared_) {
       const std::size_t dot = name.rfind('.');
       if (taken.contains(name) || (dot != std::string::npos && !layers_.contains(name.substr(0, dot)))) {

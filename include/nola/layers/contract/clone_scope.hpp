@@ -37,6 +37,7 @@ class CloneScope {
     } else {
       place->second = std::make_shared<ParameterSlot<T>>(slot->value);
       place->second->trainable = slot->trainable;
+      place->second->version = slot->version.load();
       if (!current_->sharesFrozen) place->second->gradient = slot->gradient;
     }
     return place->second;

@@ -196,9 +196,10 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   /// A deep copy that shares no memory with this layer; what is shared within it is shared within the copy.
   virtual std::shared_ptr<ILayer<T>> Clone() const = 0;
   /// A copy that shares the memory of the frozen parameters: those that do not train, and all below a frozen
-  /// edge. The others are its own, so that threads may train one copy each. Gradients and what the last
-  /// Forward kept are left out. A frozen parameter that is written to changes in all copies; one that
-  /// SetTrainable thaws becomes the layer's own first.
+  /// edge, but for an adapter's own. The others are its own, so that threads may train one copy each.
+  /// Gradients and what the last Forward kept are left out. A frozen parameter that is written to changes in
+  /// all copies; SetTrainable(true) gives the layer one of its own first, and a base that is taken out of its
+  /// adapter to be trained needs that call too.
   std::shared_ptr<ILayer<T>> CloneSharingFrozen() const {
     const detail::CloneScope<T> scope(true);
     return Clone();
@@ -232,6 +233,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   virtual void ForgetForward() = 0;
   /// Called before ComputeForward: what trains now is what Backward gives gradients to.
   virtual void DecideTraining() {}
+  /// Makes Backward need a new Forward, and touches nothing else.
+  void DropForward() { forwardRows_ = -1; }
   /// Whether there is a Forward that Backward can follow.
   bool HasForward() const { return forwardRows_ >= 0; }
 
@@ -294,7 +297,7 @@ void AssignParameters(ILayer<T>& network, const std::map<std::string, const Tens
     const auto value = values.find(parameter.name);
     if (value == values.end()) continue;
     parameter.slot->value = *value->second;
-    ++parameter.slot->version;
+    parameter.slot->Changed();
   }
   network.ParametersChanged();
 }

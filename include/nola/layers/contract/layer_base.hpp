@@ -95,6 +95,15 @@ class LayerBase : public virtual ILayer<T> {
     return this->HasForward() ? used_[index].trainedAtForward : used_[index].slot->trainable;
   }
 
+  /// Whether CloneSharingFrozen may share the layer's frozen parameters: not where much is derived from few.
+  virtual bool SharesFrozenParameters() const { return true; }
+  /// All that it uses, in the order of AddParameter and UseParameter.
+  std::vector<std::shared_ptr<ParameterSlot<T>>> UsedParameters() const {
+    std::vector<std::shared_ptr<ParameterSlot<T>>> slots;
+    for (const Use& use : used_) slots.push_back(use.slot);
+    return slots;
+  }
+
   /// More facts for GetDiagnostics.
   virtual void AddDiagnostics(std::map<std::string, std::string>& /*facts*/) const {}
 

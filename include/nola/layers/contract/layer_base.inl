@@ -10,9 +10,10 @@ LayerBase<T>::LayerBase(const LayerBase& other)
     // One that layers below use is never shared: thawing could not give it to them.
     const bool isUsed = std::any_of(other.used_.begin(), other.used_.end(),
                                     [&](const Use& use) { return use.slot == own.slot; });
-    listed_.push_back({own.name, copies.CopyOf(own.slot, isUsed)});
+    listed_.push_back({own.name, copies.CopyOf(own.slot, isUsed && other.SharesFrozenParameters())});
   }
-  for (const Use& use : other.used_) used_.push_back({copies.CopyOf(use.slot), use.trainedAtForward});
+  // What is used and not listed here is the copy's of whoever lists it, or the layer's own.
+  for (const Use& use : other.used_) used_.push_back({copies.CopyOf(use.slot, false), use.trainedAtForward});
   for (const NamedLayer<T>& child : other.children_) {
     const typename detail::CloneScope<T>::FrozenEdge edge(child.isFrozen);
     children_.push_back({child.name, child.layer->Clone(), child.isFrozen});
@@ -98,7 +99,7 @@ bool LayerBase<T>::DisownParameter(const std::string& name) {
 template <std::floating_point T>
 void LayerBase<T>::ParametersChanged() {
   for (const NamedSlot<T>& own : listed_) {
-    if (own.slot->isLent.load(std::memory_order_relaxed)) ++own.slot->version;
+    if (own.slot->isLent.load(std::memory_order_relaxed)) own.slot->Changed();
   }
   for (const NamedLayer<T>& child : children_) {
     if (!child.isFrozen) child.layer->ParametersChanged();
@@ -136,7 +137,7 @@ void LayerBase<T>::SetParameters(const Vector<T>& parameters) {
     if (!slot.trainable) return;
     if (!std::equal(slot.value.data(), slot.value.data() + slot.value.size(), next)) {
       std::copy_n(next, slot.value.size(), slot.value.data());
-      ++slot.version;
+      slot.Changed();
     }
     next += slot.value.size();
   });
@@ -178,7 +179,7 @@ void LayerBase<T>::UpdateParameters(T learningRate) {
   detail::VisitSlots<T>(*this, [&](ParameterSlot<T>& slot) {
     if (!slot.trainable || slot.gradient.size() == 0) return;
     slot.value.noalias() -= learningRate * slot.gradient;
-    ++slot.version;
+    slot.Changed();
   });
   this->ParametersChanged();
 }
@@ -188,7 +189,7 @@ template <std::floating_point T>
 void LayerBase<T>::MakeOwn(NamedSlot<T>& listed) {
   auto own = std::make_shared<ParameterSlot<T>>(listed.slot->value);
   own->trainable = false;
-  own->version = listed.slot->version + 1;
+  own->version = listed.slot->version.load();
   for (Use& use : used_) {
     if (use.slot == listed.slot) use.slot = own;
   }
@@ -201,8 +202,7 @@ void LayerBase<T>::SetTrainable(bool trainable) {
     if (!child.isFrozen) child.layer->SetTrainable(trainable);
   }
   for (NamedSlot<T>& own : listed_) {
-    if (own.slot->trainable == trainable) continue;  // clones that share it may be running
-    if (own.slot->isShared) MakeOwn(own);
+    if (own.slot->isShared && (trainable || own.slot->trainable)) MakeOwn(own);
     own.slot->SetTrainable(trainable);
   }
 }

@@ -42,7 +42,7 @@ void LayerBase<T>::Assign(ParameterSlot<T>& slot, const TensorRef<T>& value) {
   } else {
     slot.value = value.transpose();
   }
-  ++slot.version;
+  slot.Changed();
 }
 
 template <std::floating_point T>

@@ -117,28 +117,38 @@ void CheckNewChild(const ILayer<T>& parent, const std::string& name, const std::
   if (twice != nullptr) added.Fail(added.PathOf(*twice), path, *twice);
 }
 
-/// Which parameters of a network train, to be set again after an error.
+/// Which parameters of a network train, to be set again after a change of it.
 template <std::floating_point T>
 class TrainableMarks {
  public:
-  explicit TrainableMarks(const ILayer<T>& root) : root_(&root) {
-    VisitSlots(root, [&](const ParameterSlot<T>& slot) { marks_.push_back(slot.trainable); });
-  }
+  explicit TrainableMarks(const ILayer<T>& root) { Add(root); }
 
-  /// The network must list what it did.
+  /// What was listed since stays as it is.
   void Restore() const {
-    auto mark = marks_.begin();
-    VisitSlots(*root_, [&](ParameterSlot<T>& slot) { slot.SetTrainable(*mark++); });
+    for (const auto& [layer, marks] : layers_) {
+      const std::span<const NamedSlot<T>> own = layer->OwnParameters();
+      for (std::size_t i = 0; i < std::min(own.size(), marks.size()); ++i)
+        own[i].slot->SetTrainable(marks[i]);
+    }
   }
 
  private:
-  const ILayer<T>* root_;
-  std::vector<bool> marks_;
+  void Add(const ILayer<T>& layer) {
+    for (const NamedLayer<T>& child : layer.Children()) {
+      if (!child.isFrozen) Add(*child.layer);
+    }
+    std::vector<bool> marks;
+    for (const NamedSlot<T>& own : layer.OwnParameters()) marks.push_back(own.slot->trainable);
+    layers_.emplace_back(&layer, std::move(marks));
+  }
+
+  std::vector<std::pair<const ILayer<T>*, std::vector<bool>>> layers_;
 };
 
 }  // namespace detail
 
-/// Checks that no layer object stands in two places of a network, an adapter's frozen base included: Forward
+/// Checks that no layer object stands in two places of a network, an adapter's frozen base included, and that
+/// no parameter is listed twice: Forward
 /// keeps one pass of each object, and an optimizer would step it twice. AddChild, ReplaceChild and Add refuse
 /// this for what is below them at that time; AdaptLayers, MergeAdapters, ReplaceLayers, the loading of
 /// adapters, optimizers and Trainer check the whole network by this function. Several adapters may have one
@@ -147,6 +157,13 @@ class TrainableMarks {
 template <std::floating_point T>
 void CheckTree(const ILayer<T>& network) {
   detail::LayerPlaces<T>().Add("", network);
+  std::map<const ParameterSlot<T>*, std::string> names;
+  for (const NamedSlot<T>& listed : detail::ListSlots(network)) {
+    const auto [place, isNew] = names.emplace(listed.slot.get(), listed.name);
+    if (isNew) continue;
+    throw ConfigError(Message({"one parameter is listed twice, as '", place->second, "' and as '",
+                               listed.name, "': an optimizer would step it twice"}));
+  }
 }
 
 /// Layers and the paths where they are to be put.

@@ -15,6 +15,16 @@
 
 namespace nola {
 
+namespace detail {
+
+/// A number that no version has had before, of whatever slot: equal versions are equal values.
+inline std::uint64_t NextVersion() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+}  // namespace detail
+
 /// Where a parameter lives. Layers, optimizers and clones hold shares of it, so that it lives as long as one
 /// of them does. One layer lists it; any number may use it, and their gradients add up.
 template <class T>
@@ -26,8 +36,9 @@ struct ParameterSlot {
   Tensor<T> value;     ///< its size never changes
   Tensor<T> gradient;  ///< empty, which is zero, until a backward pass or an optimizer needs it
   bool trainable = true;
-  /// Raised by whoever writes to the value: who derives something from it compares versions, not values.
-  std::atomic<std::uint64_t> version = 0;
+  /// Renewed by whoever writes to the value: who derives something from it compares versions, not values. Two
+  /// slots have one version only if they have one value.
+  std::atomic<std::uint64_t> version = detail::NextVersion();
   /// Whether clones share it.
   std::atomic<bool> isShared = false;
   /// Whether a list has lent the value's memory to be written to: ParametersChanged() then raises the
@@ -47,6 +58,8 @@ struct ParameterSlot {
     return fingerprint_;
   }
 
+  /// To be called after the value was written to.
+  void Changed() { version = detail::NextVersion(); }
   /// The gradient, zero at first use.
   Tensor<T>& ReserveGradient() {
     if (gradient.size() != value.size()) gradient.setZero(value.rows(), value.cols());
@@ -54,6 +67,7 @@ struct ParameterSlot {
   }
   /// Freezing returns the gradient's memory.
   void SetTrainable(bool trains) {
+    if (trainable == trains) return;  // a clone that shares it may be running
     trainable = trains;
     if (!trains) gradient.resize(0, 0);
   }
