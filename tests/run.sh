@@ -38,7 +38,7 @@ step() {  # step NAME COMMAND...: quiet, unless it fails
   echo "$1: $((SECONDS - start)) s"
 }
 
-options=(-DNOLA_BUILD_EXAMPLES=OFF -DNOLA_BUILD_BENCHMARKS=OFF -DNOLA_COMPILED=ON
+options=(-DNOLA_WARNINGS_AS_ERRORS=ON -DNOLA_BUILD_EXAMPLES=OFF -DNOLA_BUILD_BENCHMARKS=OFF -DNOLA_COMPILED=ON
          "-DCMAKE_CXX_FLAGS_RELEASE=-O2 -DNDEBUG")
 if command -v ninja >/dev/null; then options+=(-G Ninja); fi
 # The precompiled header needs the word of whoever caches that it is precompiled.
