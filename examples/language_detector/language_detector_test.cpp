@@ -1,8 +1,8 @@
 // What the language detector promises about its parts. The whole is compared with the npm package itself by
 // compare_with_package.sh.
+#include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
