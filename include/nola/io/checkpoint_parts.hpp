@@ -1,20 +1,20 @@
 // What a checkpoint says of a run beside the numbers that change at every step: settings and validation.
 #pragma once
 
-#include <charconv>
 #include <cmath>
 #include <concepts>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "nola/core/text.hpp"
 #include "nola/io/adapters/adapter_record.hpp"
 #include "nola/io/safetensors/parameter_entry.hpp"
 #include "nola/io/safetensors/sealed_file.hpp"
+#include "nola/io/safetensors/strict_json.hpp"
 #include "nola/layers/contract/layer.hpp"
 
 namespace nola {
@@ -111,10 +111,12 @@ struct SavedValidation {
     SavedValidation saved;
     if (!file.Metadata().contains("validation.best")) return saved;
     const std::string& text = MetadataText(file, "validation.best");
-    const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), saved.best);
-    if (failure != std::errc() || end != text.data() + text.size() || std::isnan(saved.best)) {
-      file.Fail("the metadata have no number at validation.best");
-    }
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    const std::optional<double> best = text == "inf"    ? kInfinity
+                                       : text == "-inf" ? -kInfinity
+                                                        : ParseNumber(text);
+    if (!best) file.Fail("the metadata have no number at validation.best");
+    saved.best = *best;
     saved.bestStep = MetadataCount(file, "validation.best_step");
     saved.sinceBest = MetadataCount(file, "validation.since_best");
     if (saved.bestStep == 0) return saved;
@@ -132,7 +134,7 @@ struct SavedValidation {
 
   void AddTo(SafetensorsMetadata& metadata) const {
     if (bestStep == 0 && sinceBest == 0) return;
-    metadata.emplace("validation.best", ExactText(best));
+    metadata.emplace("validation.best", std::isfinite(best) ? NumberText(best) : best > 0 ? "inf" : "-inf");
     metadata.emplace("validation.best_step", std::to_string(bestStep));
     metadata.emplace("validation.since_best", std::to_string(sinceBest));
   }

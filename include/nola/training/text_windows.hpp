@@ -96,8 +96,7 @@ class TextWindows {
   RandomStream Start() const { return RandomStream(options_.seed, RandomPurpose::shuffle); }
 
   std::size_t NextPlace() {
-    return static_cast<std::size_t>(
-        random_.NextBelow(tokens_.size() - static_cast<std::size_t>(options_.length)));
+    return random_.NextBelow(tokens_.size() - static_cast<std::size_t>(options_.length));
   }
 
   std::span<const std::int32_t> tokens_;

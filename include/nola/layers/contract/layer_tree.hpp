@@ -80,7 +80,7 @@ class LayerPlaces {
       if (!except.empty() && child.name == except) continue;
       const ILayer<T>* const found = Find(*child.layer, "", child.IsShareable(), path);
       if (found == nullptr) continue;
-      path = path.empty() ? child.name : child.name + "." + path;
+      path = path.empty() ? child.name : Message({child.name, ".", path});
       return found;
     }
     return nullptr;
