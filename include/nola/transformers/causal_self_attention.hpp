@@ -195,7 +195,8 @@ class CausalSelfAttention final : public LayerBase<T> {
     });
   }
 
-  /// Calls task(head, sequence) for every head of every sequence.
+  /// Calls task(head, sequence) for every head of every sequence that has rows: an empty one, whose matrices
+  /// may be null, has nothing to point into.
   template <class Task>
   void ForEachHead(const std::vector<Sequence>& sequences, const Task& task) const {
     double scores = 0;
@@ -203,8 +204,10 @@ class CausalSelfAttention final : public LayerBase<T> {
       scores += static_cast<double>(sequence.rows) * static_cast<double>(sequence.before + sequence.rows);
     }
     detail::ParallelFor(static_cast<Index>(sequences.size()) * heads_,
-                        scores * static_cast<double>(this->InputSize() / 8 + heads_),
-                        [&](Index i) { task(i % heads_, sequences[static_cast<std::size_t>(i / heads_)]); });
+                        scores * static_cast<double>(this->InputSize() / 8 + heads_), [&](Index i) {
+                          const Sequence& sequence = sequences[static_cast<std::size_t>(i / heads_)];
+                          if (sequence.rows > 0) task(i % heads_, sequence);
+                        });
   }
 
   /// @param logSums  [rows * heads], see FirstLogSum, or null.
