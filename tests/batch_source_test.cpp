@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapted_network.hpp"
 #include "catch.hpp"
 #include "nola/adapters/nola_adapter.hpp"
 #include "nola/layers/activations.hpp"
@@ -44,15 +45,6 @@ using test::SameBits;
 namespace {
 
 using Tokens = std::vector<std::int32_t>;
-
-/// 4 -> 8 -> 3, the first layer with a NOLA adapter.
-template <class T>
-std::shared_ptr<Sequential<T>> Network() {
-  auto network = std::make_shared<Sequential<T>>();
-  network->template Emplace<nola::NOLAAdapter<T>>("in", std::make_shared<DenseLayer<T>>(4, 8), 4, 32);
-  network->template Emplace<nola::Tanh<T>>("act", 8).template Emplace<DenseLayer<T>>("out", 8, 3);
-  return network;
-}
 
 /// Tells the next of 10 tokens from the one before.
 template <class T>
@@ -140,7 +132,7 @@ static_assert(!BatchSource<const Dialogues, double>);
 TEST_CASE("a source of rows is trained on bit for bit as the rows themselves") {
   const Tensor<float> inputs = RandomTensor<float>(40, 4, 1);
   const auto run = [&](bool asSource) {
-    const auto network = Network<float>();
+    const auto network = test::AdaptedNetwork<float>();
     nola::AdamW<float> optimizer(*network);
     const auto loss = nola::ClassificationLoss<float>(SomeLabels());
     std::vector<Index> epochs;
@@ -168,7 +160,7 @@ TEMPLATE_TEST_CASE("a run in micro-batches is the run in whole batches, to round
   using T = TestType;
   const Tensor<T> inputs = RandomTensor<T>(40, 4, 2);
   const auto run = [&](Index microBatchSize, std::vector<Index>& parts) {
-    const auto network = Network<T>();
+    const auto network = test::AdaptedNetwork<T>();
     nola::SGD<T> optimizer(*network, {.momentum = 0.5});
     const auto inner = nola::ClassificationLoss<T>(SomeLabels());
     const nola::BatchLoss<T> loss = [&](const Tensor<T>& output, std::span<const Index> rows,

@@ -33,6 +33,13 @@ Tensor<T> RandomTensor(Index rows, Index cols, std::uint64_t seed) {
   return Tensor<T>::NullaryExpr(rows, cols, [&] { return random.NextSymmetric<T>(); });
 }
 
+/// [rows x 1]: indices into a vocabulary, as an Embedding takes them.
+template <class T>
+Tensor<T> RandomTokens(Index rows, std::uint64_t vocabulary, std::uint64_t seed) {
+  nola::RandomStream random(seed);
+  return Tensor<T>::NullaryExpr(rows, 1, [&] { return static_cast<T>(random.NextBelow(vocabulary)); });
+}
+
 /// Gives every trainable parameter another value in (-1, 1).
 template <class T>
 void RandomizeParameters(nola::ILayer<T>& layer, std::uint64_t seed) {

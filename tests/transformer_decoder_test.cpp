@@ -23,6 +23,7 @@ using nola::Tensor;
 using nola::TransformerDecoder;
 using nola::Vector;
 using test::RandomTensor;
+using test::RandomTokens;
 using test::RelativeError;
 using test::SameBits;
 
@@ -30,12 +31,6 @@ namespace {
 
 constexpr nola::TransformerDecoderOptions kSmall{
     .vocabularySize = 7, .positions = 5, .width = 6, .blocks = 2, .heads = 2, .hiddenSize = 8};
-
-template <class T>
-Tensor<T> RandomTokens(Index rows, std::uint64_t vocabulary, std::uint64_t seed) {
-  nola::RandomStream random(seed);
-  return Tensor<T>::NullaryExpr(rows, 1, [&] { return static_cast<T>(random.NextBelow(vocabulary)); });
-}
 
 /// Weights large enough for every part to matter.
 template <class T>

@@ -36,8 +36,7 @@ constexpr Index kPositions = 64;
 
 template <class T>
 Tensor<T> RandomTokens(Index rows, std::uint64_t seed) {
-  nola::RandomStream random(seed);
-  return Tensor<T>::NullaryExpr(rows, 1, [&] { return static_cast<T>(random.NextBelow(kVocabulary)); });
+  return test::RandomTokens<T>(rows, kVocabulary, seed);
 }
 
 template <class T>

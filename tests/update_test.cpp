@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "adapted_network.hpp"
 #include "catch.hpp"
 #include "nola/adapters/nola_adapter.hpp"
 #include "nola/layers/activations.hpp"
@@ -40,13 +41,9 @@ namespace {
 
 using Labels = std::vector<std::int32_t>;
 
-/// 4 -> 8 -> 3, the first layer with a NOLA adapter.
 template <class T>
 std::shared_ptr<Sequential<T>> Network() {
-  auto network = std::make_shared<Sequential<T>>();
-  network->template Emplace<nola::NOLAAdapter<T>>("in", std::make_shared<DenseLayer<T>>(4, 8), 4, 32);
-  network->template Emplace<nola::Tanh<T>>("act", 8);
-  network->template Emplace<DenseLayer<T>>("out", 8, 3);
+  const auto network = test::AdaptedNetwork<T>();
   test::RandomizeParameters<T>(*network, 9);
   return network;
 }

@@ -58,10 +58,6 @@ inline bool MatchesAny(const std::vector<std::string>& patterns, const std::stri
                      [&](const auto& pattern) { return PathMatches(pattern, path); });
 }
 
-}  // namespace detail
-
-namespace detail {
-
 /// AdaptLayers with vectors that the adapters share.
 template <std::floating_point T>
 std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<std::string>& targetModules,

@@ -146,14 +146,6 @@ SlotsByName<T> DisownUnused(ILayer<T>& network, const std::set<const ParameterSl
   return unused;
 }
 
-/// The layer that lists what has this name, and the name in its list.
-template <std::floating_point T>
-std::pair<ILayer<T>*, std::string> ListerOf(ILayer<T>& network, const std::string& name) {
-  const std::size_t dot = name.rfind('.');
-  if (dot == std::string::npos) return {&network, name};
-  return {FindLayer(network, name.substr(0, dot)).get(), name.substr(dot + 1)};
-}
-
 /// Lists these vectors of coefficients, and takes those off that adapters used `before`: all, or nothing
 /// changes.
 template <std::floating_point T>
@@ -164,15 +156,15 @@ void ListShared(ILayer<T>& network, const SlotsByName<T>& shared,
   adopted.reserve(shared.size());
   try {
     for (const auto& [name, slot] : shared) {
-      auto lister = ListerOf(network, name);
+      auto lister = ParentOf(network, name);
       lister.first->AdoptParameter(lister.second, slot);
       adopted.push_back(std::move(lister));
     }
   } catch (...) {
     for (const auto& [layer, name] : adopted) layer->DisownParameter(name);
     for (const auto& [name, slot] : unused) {
-      const auto lister = ListerOf(network, name);
-      lister.first->AdoptParameter(lister.second, slot);
+      const auto [layer, own] = ParentOf(network, name);
+      layer->AdoptParameter(own, slot);
     }
     throw;
   }

@@ -124,13 +124,7 @@ class Optimizer {
       : network_(network) {
     CheckTree(network);
     for (NamedSlot<T>& listed : detail::ListSlots(network)) {
-      if (!listed.slot->trainable) continue;
-      Tensor<T>& value = listed.slot->value;
-      parameters_.push_back({std::move(listed.name),
-                             {value.data(), value.rows(), value.cols()},
-                             {nullptr, 0, 0},
-                             true,
-                             std::move(listed.slot)});
+      if (listed.slot->trainable) parameters_.push_back(detail::ParameterOf(std::move(listed)));
     }
     std::vector<std::string> names;
     for (const Parameter<T>& parameter : parameters_) names.push_back(parameter.name);

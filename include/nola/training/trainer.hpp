@@ -238,9 +238,7 @@ class Trainer {
 
   void RestoreBest() {
     if (best_.empty()) return;
-    std::map<std::string, const Tensor<T>*> values;
-    for (const auto& [name, value] : best_) values.emplace(name, &value);
-    detail::AssignParameters(network_, values);
+    detail::AssignParameters(network_, best_);
   }
 
   ILayer<T>& network_;

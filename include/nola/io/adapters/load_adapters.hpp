@@ -89,9 +89,7 @@ class AdapterLoad {
   /// The one function that changes something.
   void Apply(ILayer<T>& network) const {
     PlaceAdapters(network, adapters_, trainable_, shared_);
-    std::map<std::string, const Tensor<T>*> values;
-    for (const auto& [name, value] : values_) values.emplace(name, &value);
-    AssignParameters(network, values);
+    AssignParameters(network, values_);
   }
 
  private:

@@ -302,5 +302,13 @@ void AssignParameters(ILayer<T>& network, const std::map<std::string, const Tens
   network.ParametersChanged();
 }
 
+/// The same for values of their own.
+template <std::floating_point T>
+void AssignParameters(ILayer<T>& network, const std::map<std::string, Tensor<T>>& values) {
+  std::map<std::string, const Tensor<T>*> places;
+  for (const auto& [name, value] : values) places.emplace(name, &value);
+  AssignParameters(network, places);
+}
+
 }  // namespace detail
 }  // namespace nola

@@ -24,14 +24,8 @@ template <std::floating_point T>
 std::vector<Parameter<T>> LayerBase<T>::Parameters() {
   std::vector<Parameter<T>> list;
   for (NamedSlot<T>& own : detail::ListSlots<T>(*this)) {
-    ParameterSlot<T>& slot = *own.slot;
-    slot.isLent.store(true, std::memory_order_relaxed);
-    Tensor<T>& gradient = slot.gradient;
-    list.push_back({std::move(own.name),
-                    {slot.value.data(), slot.value.rows(), slot.value.cols()},
-                    {gradient.data(), gradient.rows(), gradient.cols()},
-                    slot.trainable,
-                    std::move(own.slot)});
+    own.slot->isLent.store(true, std::memory_order_relaxed);
+    list.push_back(detail::ParameterOf(std::move(own)));
   }
   return list;
 }

@@ -41,16 +41,24 @@ std::shared_ptr<ILayer<T>> FindLayer(const ILayer<T>& root, const std::string& p
   return found;
 }
 
+namespace detail {
+
+/// The layer that a path ends in, and the last name of the path.
+template <std::floating_point T>
+std::pair<ILayer<T>*, std::string> ParentOf(ILayer<T>& root, const std::string& path) {
+  const std::size_t dot = path.rfind('.');
+  if (dot == std::string::npos) return {&root, path};
+  return {FindLayer(root, path.substr(0, dot)).get(), path.substr(dot + 1)};
+}
+
+}  // namespace detail
+
 /// Puts a layer in the place of the one at a path.
 /// @throws ConfigError if there is none or the layer is null, ShapeError if its sizes differ.
 template <std::floating_point T>
 void ReplaceLayer(ILayer<T>& root, const std::string& path, std::shared_ptr<ILayer<T>> layer) {
-  const std::size_t dot = path.rfind('.');
-  if (dot == std::string::npos) {
-    root.ReplaceChild(path, std::move(layer));
-  } else {
-    FindLayer(root, path.substr(0, dot))->ReplaceChild(path.substr(dot + 1), std::move(layer));
-  }
+  const auto [parent, name] = detail::ParentOf(root, path);
+  parent->ReplaceChild(name, std::move(layer));
 }
 
 namespace detail {

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "nola/core/tensor.hpp"
 #include "nola/storage/fingerprint.hpp"
@@ -97,6 +98,22 @@ struct Parameter {
   bool trainable;
   std::shared_ptr<ParameterSlot<T>> slot = nullptr;
 };
+
+namespace detail {
+
+/// A slot as an entry of a list.
+template <class T>
+Parameter<T> ParameterOf(NamedSlot<T> named) {
+  Tensor<T>& value = named.slot->value;
+  Tensor<T>& gradient = named.slot->gradient;
+  return {std::move(named.name),
+          {value.data(), value.rows(), value.cols()},
+          {gradient.data(), gradient.rows(), gradient.cols()},
+          named.slot->trainable,
+          std::move(named.slot)};
+}
+
+}  // namespace detail
 
 /// The same to read only.
 template <class T>
