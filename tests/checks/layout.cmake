@@ -8,7 +8,7 @@
 # - nola/nola.hpp leads to every header of the core, nola/io.hpp to every header of io
 cmake_minimum_required(VERSION 3.22)
 
-set(order core random storage kernels layers "adapters|transformers" "training|io|serving")
+set(order core random storage kernels graph layers "adapters|transformers" "training|io|serving|compiled")
 set(order_of_layers contract here)
 set(order_of_io file safetensors adapters here peft)
 set(thirdParty "^(Eigen/[A-Za-z]+|unsupported/Eigen/.*)$")

@@ -52,7 +52,7 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
   }
 
   std::string LayerType() const override { return "LoRAAdapter"; }
-  std::optional<AdapterDescription> Describe() const override {
+  std::optional<AdapterDescription> Description() const override {
     return AdapterDescription{.kind = AdapterKind::lora,
                               .inputSize = this->InputSize(),
                               .outputSize = this->OutputSize(),

@@ -41,7 +41,7 @@ class ILoRAAdapter : public virtual ILayer<T> {
   /// @throws UnsupportedError if the base is no linear layer.
   virtual std::shared_ptr<DenseLayer<T>> MergeToOriginalLayer() const = 0;
   /// What the adapter is, for files; nothing for a kind that files do not know.
-  virtual std::optional<AdapterDescription> Describe() const { return std::nullopt; }
+  virtual std::optional<AdapterDescription> Description() const { return std::nullopt; }
   /// The parameters that A and B come from, in this order. Several adapters may share them.
   virtual std::vector<std::shared_ptr<ParameterSlot<T>>> FactorParameters() const = 0;
 };
@@ -179,6 +179,22 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     if (StatelessBase() == nullptr) BaseLayer()->Infer(input, output, pass);
     const typename Pool::Lease projected(pool_);
     AddUpdate(input, *projected, output, nullptr);
+  }
+
+  /// As a branch, A with the scaling in it.
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const final {
+    if (graph.Adapters() == GraphAdapters::merged && LinearBase() != nullptr) {
+      return ILayer<T>::Describe(graph, input);
+    }
+    const ValueId base = BaseLayer()->AddToGraph(graph, input);
+    const auto factor = [&](const char* name, Index rows, Index columns, const auto& numbers) {
+      return graph.Made(
+          name, rows, columns, [&] { return Tensor<T>(numbers); }, true);
+    };
+    const ValueId projected =
+        graph.MatMul(input, factor("factor_a", this->InputSize(), rank_, Scaling() * FactorA()));
+    return graph.Add(
+        base, graph.MatMul(projected, factor("factor_b", rank_, this->OutputSize(), FactorB().transpose())));
   }
 
   void ForgetForward() final {

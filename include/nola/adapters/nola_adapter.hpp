@@ -128,7 +128,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   }
 
   std::string LayerType() const override { return "NOLAAdapter"; }
-  std::optional<AdapterDescription> Describe() const override {
+  std::optional<AdapterDescription> Description() const override {
     return AdapterDescription{.kind = AdapterKind::nola,
                               .inputSize = this->InputSize(),
                               .outputSize = this->OutputSize(),

@@ -13,7 +13,7 @@ namespace nola {
 
 /// An elementwise layer. `Function` has kName, kKeepsInput, Value(x) and Derivative(kept), where kept is x
 /// itself or, without kKeepsInput, y = Value(x). One that is faster on whole matrices has Values(x, y) and
-/// InputGradients(kept, dy, dx) in their place.
+/// InputGradients(kept, dy, dx) in their place. One that graphs know has Operation().
 template <std::floating_point T, class Function>
 class ActivationLayer final : public LayerBase<T> {
  public:
@@ -57,6 +57,14 @@ class ActivationLayer final : public LayerBase<T> {
     }
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    if constexpr (requires { function_.Operation(); }) {
+      return graph.Activation(function_.Operation(), input);
+    } else {
+      return {};
+    }
+  }
+
   void ForgetForward() override { kept_.resize(0, 0); }
 
  private:
@@ -67,6 +75,7 @@ class ActivationLayer final : public LayerBase<T> {
 struct ReLUFunction {
   static constexpr const char* kName = "ReLU";
   static constexpr bool kKeepsInput = false;
+  GraphOperation Operation() const { return GraphOperation::relu; }
   template <class T>
   T Value(T x) const {
     return x < T(0) ? T(0) : x;
@@ -84,6 +93,9 @@ struct GELUFunction {
   static constexpr const char* kName = "GELU";
   static constexpr bool kKeepsInput = true;
   bool tanhApproximation = false;
+  GraphOperation Operation() const {
+    return tanhApproximation ? GraphOperation::geluTanh : GraphOperation::gelu;
+  }
 
   /// y = x Phi(x), both [n x size].
   template <class T>
@@ -140,6 +152,7 @@ struct GELUFunction {
 struct SigmoidFunction {
   static constexpr const char* kName = "Sigmoid";
   static constexpr bool kKeepsInput = false;
+  GraphOperation Operation() const { return GraphOperation::sigmoid; }
   template <class T>
   T Value(T x) const {  // the exponential of a negative number alone: never overflows
     const T e = std::exp(-std::abs(x));
@@ -154,6 +167,7 @@ struct SigmoidFunction {
 struct TanhFunction {
   static constexpr const char* kName = "Tanh";
   static constexpr bool kKeepsInput = false;
+  GraphOperation Operation() const { return GraphOperation::tanh; }
   template <class T>
   T Value(T x) const {
     return std::tanh(x);

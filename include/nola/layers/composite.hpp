@@ -90,6 +90,9 @@ class Composite : public LayerBase<T> {
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Tree().Infer(input, output, pass);
   }
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    return Tree().AddToGraph(graph, input);
+  }
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
     if (tree_) tree_->ResetState();

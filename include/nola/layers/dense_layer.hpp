@@ -127,6 +127,11 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     detail::SetProduct(input, Weights(), output, BiasRow());
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    const ValueId product = graph.MatMul(input, graph.Parameter(this->Slot(kWeight)));
+    return hasBias_ ? graph.Add(product, graph.Parameter(this->Slot(kBias))) : product;
+  }
+
   void ForgetForward() override { input_.resize(0, 0); }
 
  private:

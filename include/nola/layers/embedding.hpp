@@ -129,6 +129,10 @@ class Embedding final : public LayerBase<T> {
     }
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    return graph.Gather(input, graph.Parameter(this->Slot(kWeight)));
+  }
+
   void ForgetForward() override {
     indices_.clear();
     indices_.shrink_to_fit();

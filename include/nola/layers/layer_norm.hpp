@@ -87,6 +87,12 @@ class LayerNorm final : public LayerBase<T> {
     }
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    const ValueId weight = graph.Parameter(this->Slot(kWeight));
+    const ValueId bias = graph.Parameter(this->Slot(kBias));
+    return graph.LayerNormalization(input, weight, bias, static_cast<double>(epsilon_));
+  }
+
   void ForgetForward() override {
     normalized_.resize(0, 0);
     scales_.resize(0);

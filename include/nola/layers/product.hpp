@@ -55,6 +55,14 @@ class Product final : public detail::BranchedLayer<T> {
     }
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    ValueId output = this->Branch(0).AddToGraph(graph, input);
+    for (std::size_t i = 1; i < this->BranchCount(); ++i) {
+      output = graph.Multiply(output, this->Branch(i).AddToGraph(graph, input));
+    }
+    return output;
+  }
+
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
     outputs_.clear();

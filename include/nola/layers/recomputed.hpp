@@ -56,6 +56,10 @@ class Recomputed final : public LayerBase<T> {
     Layer().Infer(input, output, pass);
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    return Layer().AddToGraph(graph, input);
+  }
+
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
     input_.resize(0, 0);

@@ -46,6 +46,10 @@ class Residual final : public LayerBase<T> {
     output += input;
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    return graph.Add(Layer().AddToGraph(graph, input), input);
+  }
+
  private:
   ILayer<T>& Layer() const { return *this->Children()[0].layer; }
 

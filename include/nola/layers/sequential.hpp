@@ -123,6 +123,11 @@ class Sequential final : public LayerBase<T> {
     }
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    for (const NamedLayer<T>& child : this->Children()) input = child.layer->AddToGraph(graph, input);
+    return input;
+  }
+
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
     pool_.Clear();

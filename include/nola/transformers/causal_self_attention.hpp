@@ -123,6 +123,14 @@ class CausalSelfAttention final : public LayerBase<T> {
     Layer(kOutput).Infer(scratch->gathered, output, pass);
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    std::array<ValueId, 3> projected;
+    for (const std::size_t child : kProjections) projected[child] = Layer(child).AddToGraph(graph, input);
+    return Layer(kOutput).AddToGraph(
+        graph, graph.Attention(projected[kQuery], projected[kKey], projected[kValue], heads_,
+                               1 / std::sqrt(static_cast<double>(HeadSize())), true));
+  }
+
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
     kept_ = Activations();

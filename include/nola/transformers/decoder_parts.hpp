@@ -44,6 +44,10 @@ class PositionEmbedding final : public LayerBase<T> {
     Table().Infer(*positions, output, pass);
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    return Table().AddToGraph(graph, graph.SequencePositions(input));
+  }
+
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
     positions_.resize(0, 0);
@@ -110,6 +114,10 @@ class TiedHead final : public LayerBase<T> {
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     table_->ComputeLogits(input, output);
+  }
+
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    return graph.MatMul(input, graph.Parameter(table_->OwnParameters()[0].slot), true);
   }
 
   void ForgetForward() override { input_.resize(0, 0); }

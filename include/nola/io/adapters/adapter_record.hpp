@@ -144,7 +144,7 @@ template <std::floating_point T>
 AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFingerprints<T>& weights,
                               const std::map<const ParameterSlot<T>*, std::string>& shared) {
   const ILoRAAdapter<T>& adapter = *placed.adapter;
-  const std::optional<AdapterDescription> description = adapter.Describe();
+  const std::optional<AdapterDescription> description = adapter.Description();
   if (!description) {
     throw UnsupportedError(Message({"'", placed.path, "' is a ", placed.layer->LayerType(),
                                     ": files hold NOLAAdapter and LoRAAdapter"}));

@@ -12,6 +12,7 @@
 #include "nola/core/diagnostics.hpp"
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/graph/jit_compilable.hpp"
 #include "nola/layers/contract/clone_scope.hpp"
 #include "nola/layers/contract/linear_layer.hpp"
 #include "nola/layers/contract/parameter.hpp"
@@ -47,7 +48,7 @@ struct NamedLayer {
 /// Threading: Infer and the other const functions may run on many threads at once as long as none runs a
 /// non-const one. An output must not overlap an input (ConfigError).
 template <std::floating_point T>
-class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
+class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJitCompilable<T> {
  public:
   virtual Index InputSize() const = 0;
   virtual Index OutputSize() const = 0;
@@ -211,12 +212,22 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
   virtual ILoRAAdapter<T>* AsAdapter() { return nullptr; }
   virtual const ILoRAAdapter<T>* AsAdapter() const { return nullptr; }
 
+  bool SupportsJitCompilation() const final;
+  using IJitCompilable<T>::ExportComputationGraph;
+  Graph<T> ExportComputationGraph(const GraphOptions& options) const final;
+  /// Adds what the layer makes of a value to a graph: how a composite describes a child.
+  /// @throws ShapeError if the value has not InputSize() columns, or what the layer gives not OutputSize().
+  ValueId AddToGraph(GraphBuilder<T>& graph, ValueId input) const;
+
   ILayer& operator=(const ILayer&) = delete;
 
  protected:
   ILayer() = default;
   ILayer(const ILayer& other)
-      : IDiagnosticsProvider(other), IWeightLoadable<T>(other), training_(other.training_) {
+      : IDiagnosticsProvider(other),
+        IWeightLoadable<T>(other),
+        IJitCompilable<T>(other),
+        training_(other.training_) {
     if (detail::CloneScope<T>::LeavesOutPasses()) return;
     wanted_ = other.wanted_;
     forwardRows_ = other.forwardRows_;
@@ -229,6 +240,9 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T> {
                                Gradients wanted) = 0;
   /// Computes the output (to be resized).
   virtual void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const = 0;
+  /// Says what ComputeInference computes: once, for compiled graphs and other runtimes. A layer that does not
+  /// say it gives no value and cannot be compiled; a linear layer is described by what AsLinear() gives.
+  virtual ValueId Describe(GraphBuilder<T>& graph, ValueId input) const;
   /// Releases what ComputeForward kept.
   virtual void ForgetForward() = 0;
   /// Called before ComputeForward: what trains now is what Backward gives gradients to.
@@ -266,49 +280,6 @@ bool NamedLayer<T>::IsShareable() const {
   return isFrozen && layer->AsLinear() != nullptr;
 }
 
-namespace detail {
-
-/// Calls visit(slot) for every parameter that the layer lists, in list order. Allocates nothing.
-template <std::floating_point T, class Visit>
-void VisitSlots(const ILayer<T>& layer, const Visit& visit) {
-  for (const NamedLayer<T>& child : layer.Children()) {
-    if (!child.isFrozen) VisitSlots(*child.layer, visit);
-  }
-  for (const NamedSlot<T>& own : layer.OwnParameters()) visit(*own.slot);
-}
-
-/// The list of Parameters() as slots. Lends no memory, so whoever writes through it raises the versions.
-template <std::floating_point T>
-std::vector<NamedSlot<T>> ListSlots(const ILayer<T>& layer, const std::string& prefix = "") {
-  std::vector<NamedSlot<T>> list;
-  for (const NamedLayer<T>& child : layer.Children()) {
-    if (child.isFrozen) continue;
-    for (NamedSlot<T>& slot : ListSlots(*child.layer, prefix + child.name + "."))
-      list.push_back(std::move(slot));
-  }
-  for (const NamedSlot<T>& own : layer.OwnParameters()) list.push_back({prefix + own.name, own.slot});
-  return list;
-}
-
-/// Writes parameters by name. @pre names and shapes are right, the numbers finite.
-template <std::floating_point T>
-void AssignParameters(ILayer<T>& network, const std::map<std::string, const Tensor<T>*>& values) {
-  for (const NamedSlot<T>& parameter : ListSlots(network)) {
-    const auto value = values.find(parameter.name);
-    if (value == values.end()) continue;
-    parameter.slot->value = *value->second;
-    parameter.slot->Changed();
-  }
-  network.ParametersChanged();
-}
-
-/// The same for values of their own.
-template <std::floating_point T>
-void AssignParameters(ILayer<T>& network, const std::map<std::string, Tensor<T>>& values) {
-  std::map<std::string, const Tensor<T>*> places;
-  for (const auto& [name, value] : values) places.emplace(name, &value);
-  AssignParameters(network, places);
-}
-
-}  // namespace detail
 }  // namespace nola
+
+#include "nola/layers/contract/layer_graph.inl"

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nola/layers/contract/layer.hpp"
+#include "nola/layers/contract/layer_slots.hpp"
 
 namespace nola {
 
