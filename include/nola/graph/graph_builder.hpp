@@ -30,6 +30,8 @@ class GraphStructureBuilder : protected GraphStructure {
  public:
   ValueId Input() const { return input_; }
   Index ColumnsOf(ValueId value) const { return Value(value).columns; }
+  bool IsBatch(ValueId value) const { return Value(value).rows == GraphValue::kBatch; }
+  std::string ShapeOf(ValueId value) const { return ShapeText(Value(value)); }
 
   /// x w, or x w^T. @param w  a constant.
   ValueId MatMul(ValueId x, ValueId w, bool transposesRight = false);

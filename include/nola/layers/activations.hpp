@@ -11,6 +11,20 @@
 
 namespace nola {
 
+namespace detail {
+
+/// y = function(x), number by number. Both have one shape, and may be one matrix.
+template <std::floating_point T, class Function, class Input, class Output>
+void ApplyFunction(const Function& function, const Input& x, Output& y) {
+  if constexpr (requires { function.template Values<T>(x, y); }) {
+    function.template Values<T>(x, y);
+  } else {
+    y = x.unaryExpr([&function](T value) { return function.template Value<T>(value); });
+  }
+}
+
+}  // namespace detail
+
 /// An elementwise layer. `Function` has kName, kKeepsInput, Value(x) and Derivative(kept), where kept is x
 /// itself or, without kKeepsInput, y = Value(x). One that is faster on whole matrices has Values(x, y) and
 /// InputGradients(kept, dy, dx) in their place. One that graphs know has Operation().
@@ -50,11 +64,8 @@ class ActivationLayer final : public LayerBase<T> {
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
-    if constexpr (requires { function_.Values(input, output); }) {
-      function_.Values(input, output);
-    } else {
-      output = input.unaryExpr([this](T x) { return function_.template Value<T>(x); });
-    }
+    output.resize(input.rows(), input.cols());
+    detail::ApplyFunction<T>(function_, input, output);
   }
 
   ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
@@ -97,9 +108,9 @@ struct GELUFunction {
     return tanhApproximation ? GraphOperation::geluTanh : GraphOperation::gelu;
   }
 
-  /// y = x Phi(x), both [n x size].
-  template <class T>
-  void Values(const TensorRef<T>& x, Tensor<T>& y) const {
+  /// y = x Phi(x), matrices of one shape, or one matrix.
+  template <class T, class Input, class Output>
+  void Values(const Input& x, Output& y) const {
     if (tanhApproximation) {
       y = (T(0.5) * x.array() * (T(1) + Inner<T>(x.array()).tanh())).matrix();
     } else {

@@ -6,10 +6,43 @@
 #include <string>
 
 #include "nola/core/compiled.hpp"
-#include "nola/kernels/thread_scratch.hpp"
+#include "nola/kernels/work_row.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
+
+namespace detail {
+
+/// Shifts and scales a row to mean 0 and variance 1, in two passes: the variance of a row far from zero does
+/// not cancel. @return 1/sqrt(var + epsilon).
+template <std::floating_point T>
+T NormalizeRow(WorkRow<T>& row, T epsilon) {
+  row.array() -= row.mean();
+  const T scale = T(1) / std::sqrt(row.squaredNorm() / static_cast<T>(row.size()) + epsilon);
+  row *= scale;
+  return scale;
+}
+
+/// A normalised row as LayerNorm gives it. @param weight, bias [1 x columns].
+template <std::floating_point T>
+void RescaleRow(WorkRow<T>& row, const Tensor<T>& weight, const Tensor<T>& bias) {
+  row = row.cwiseProduct(weight.row(0)) + bias.row(0);
+}
+
+/// The output of a LayerNorm.
+template <std::floating_point T, class Input, class Output>
+void NormalizeRows(const Input& input, const Tensor<T>& weight, const Tensor<T>& bias, T epsilon,
+                   Output&& output) {
+  WorkRow<T> work = MakeWorkRow<T>(input.cols(), 0);
+  for (Index row = 0; row < input.rows(); ++row) {
+    work = input.row(row);
+    NormalizeRow<T>(work, epsilon);
+    RescaleRow<T>(work, weight, bias);
+    output.row(row) = work;
+  }
+}
+
+}  // namespace detail
 
 /// y = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias, row by row, with the biased variance.
 /// Parameters: `weight` [1 x size], ones at the start, and `bias` [1 x size], zeros.
@@ -42,12 +75,12 @@ class LayerNorm final : public LayerBase<T> {
     normalized_.resize(input.rows(), input.cols());
     scales_.resize(input.rows());
     output.resize(input.rows(), input.cols());
-    Row work = WorkRow(0);
+    detail::WorkRow<T> work = detail::MakeWorkRow<T>(input.cols(), 0);
     for (Index row = 0; row < input.rows(); ++row) {
       work = input.row(row);
-      scales_(row) = Normalize(work);
+      scales_(row) = detail::NormalizeRow<T>(work, epsilon_);
       normalized_.row(row) = work;
-      Rescale(work);
+      detail::RescaleRow<T>(work, this->Slot(kWeight)->value, this->Slot(kBias)->value);
       output.row(row) = work;
     }
   }
@@ -63,8 +96,8 @@ class LayerNorm final : public LayerBase<T> {
     }
     if (!Includes(wanted, Gradients::input)) return;
     const auto weight = this->Slot(kWeight)->value.row(0);
-    Row gradient = WorkRow(0);
-    Row normalized = WorkRow(1);
+    detail::WorkRow<T> gradient = detail::MakeWorkRow<T>(this->InputSize(), 0);
+    detail::WorkRow<T> normalized = detail::MakeWorkRow<T>(this->InputSize(), 1);
     for (Index row = 0; row < outputGradient.rows(); ++row) {
       normalized = normalized_.row(row);
       gradient = outputGradient.row(row);
@@ -78,13 +111,7 @@ class LayerNorm final : public LayerBase<T> {
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     output.resize(input.rows(), input.cols());
-    Row work = WorkRow(0);
-    for (Index row = 0; row < input.rows(); ++row) {
-      work = input.row(row);
-      Normalize(work);
-      Rescale(work);
-      output.row(row) = work;
-    }
+    detail::NormalizeRows<T>(input, this->Value(kWeight), this->Value(kBias), epsilon_, output);
   }
 
   ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
@@ -101,28 +128,6 @@ class LayerNorm final : public LayerBase<T> {
  private:
   static constexpr std::size_t kWeight = 0;
   static constexpr std::size_t kBias = 1;
-
-  using Row = Eigen::Map<Eigen::Matrix<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
-
-  /// Where a row is worked on: Eigen takes a sum in an order that depends on where in memory it begins, and a
-  /// row's answer must not depend on its place in the batch.
-  Row WorkRow(Index which) const {
-    const Index stride = (this->InputSize() + 15) / 16 * 16;  // keeps 64 bytes aligned
-    return {detail::ThreadScratch<T>(static_cast<std::size_t>(2 * stride)) + which * stride,
-            this->InputSize()};
-  }
-
-  /// Two passes: the variance of a row far from zero does not cancel. @return 1/sqrt(var + epsilon).
-  T Normalize(Row& row) const {
-    row.array() -= row.mean();
-    const T scale = T(1) / std::sqrt(row.squaredNorm() / static_cast<T>(row.size()) + epsilon_);
-    row *= scale;
-    return scale;
-  }
-
-  void Rescale(Row& normalized) const {
-    normalized = normalized.cwiseProduct(this->Value(kWeight).row(0)) + this->Value(kBias).row(0);
-  }
 
   T epsilon_;
   detail::OfPass<T> normalized_;         // of the last forward pass

@@ -13,9 +13,7 @@
 #include "nola/core/scratch_pool.hpp"
 #include "nola/layers/branches.hpp"
 #include "nola/layers/dense_layer.hpp"
-#include "nola/transformers/attention_head.hpp"
-#include "nola/transformers/key_value_cache.hpp"
-#include "nola/transformers/sequences.hpp"
+#include "nola/transformers/attention_sequences.hpp"
 
 namespace nola {
 
@@ -54,7 +52,8 @@ class CausalSelfAttention final : public LayerBase<T> {
   /// @throws ConfigError as above, for a null layer or the same one twice; ShapeError if their sizes differ.
   CausalSelfAttention(Index heads, std::shared_ptr<ILayer<T>> query, std::shared_ptr<ILayer<T>> key,
                       std::shared_ptr<ILayer<T>> value, std::shared_ptr<ILayer<T>> output)
-      : LayerBase<T>(query ? query->InputSize() : 0, query ? query->InputSize() : 0), heads_(heads) {
+      : LayerBase<T>(query ? query->InputSize() : 0, query ? query->InputSize() : 0),
+        attention_(query ? query->InputSize() : 0, heads, ScaleOf(query, heads)) {
     this->AddChild("query", std::move(query));
     this->AddChild("key", std::move(key));
     this->AddChild("value", std::move(value));
@@ -72,18 +71,18 @@ class CausalSelfAttention final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return "CausalSelfAttention"; }
-  Index Heads() const { return heads_; }
+  Index Heads() const { return attention_.Heads(); }
   std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<CausalSelfAttention>(*this); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     detail::RefuseCaches(*this, pass);
-    Place(pass, input.rows(), kept_.sequences);
+    attention_.Place(kType, pass, input.rows(), kept_.sequences);
     for (const std::size_t child : kProjections) {
       branches_.Forward(child, Layer(child), input, kept_.projected[child], pass);
     }
     outputWanted_ = detail::WantedOfChild(Layer(kOutput), pass.wanted, branches_.AnyIsWanted());
-    logSums_.resize(input.rows() * heads_);
+    logSums_.resize(input.rows() * Heads());
     Gather(kept_, logSums_.data());
     Layer(kOutput).Forward(kept_.gathered, output, pass.With(outputWanted_));
   }
@@ -96,19 +95,24 @@ class CausalSelfAttention final : public LayerBase<T> {
       const bool needed = branches_.IsWanted(child);
       gradients_[child].resize(needed ? outputGradient.rows() : 0, needed ? this->InputSize() : 0);
     }
-    const auto gradientOf = [&](std::size_t child, Index head, const Sequence& sequence) {
-      return branches_.IsWanted(child) ? HeadToWrite(gradients_[child], head, sequence.first, sequence.rows)
-                                       : detail::HeadMap<T>(nullptr, 0, 0, Eigen::OuterStride<>(0));
-    };
-    ForEachHead(kept_.sequences, [&](Index head, const Sequence& sequence) {
-      const typename Pool::Lease scratch(pool_);
-      detail::AttendHeadBackward<T>(Head(kept_.projected[kQuery], head, sequence.first, sequence.rows),
-                                    Head(kept_.projected[kKey], head, sequence.first, sequence.rows),
-                                    Head(kept_.projected[kValue], head, sequence.first, sequence.rows),
-                                    Scale(), Head(gatheredGradient_, head, sequence.first, sequence.rows),
-                                    logSums_.data() + FirstLogSum(sequence, head),
-                                    gradientOf(kQuery, head, sequence), gradientOf(kKey, head, sequence),
-                                    gradientOf(kValue, head, sequence), scratch->attention);
+    const detail::AttentionInput<T> all = InputOf(kept_);
+    const auto gathered = detail::AsHead(gatheredGradient_);
+    attention_.ForEachHead(kept_.sequences, [&](Index head, std::size_t place) {
+      const detail::AttendedRows<T>& sequence = kept_.sequences[place];
+      const auto read = [&](const detail::ConstHeadMap<T>& matrix) {
+        return attention_.Head(matrix, head, sequence.first, sequence.rows);
+      };
+      const auto gradientOf = [&](std::size_t child) {
+        if (!branches_.IsWanted(child)) {
+          return detail::HeadMap<T>(nullptr, 0, 0, Eigen::OuterStride<>(0));
+        }
+        return attention_.HeadToWrite(gradients_[child].data(), this->InputSize(), head, sequence.first,
+                                      sequence.rows);
+      };
+      const typename detail::SequenceAttention<T>::Pool::Lease scratch(attention_.Scratch());
+      detail::AttendHeadBackward<T>(read(all.queries), read(all.keys), read(all.values), attention_.Scale(),
+                                    read(gathered), logSums_.data() + attention_.FirstLogSum(sequence, head),
+                                    gradientOf(kQuery), gradientOf(kKey), gradientOf(kValue), *scratch);
     });
     for (const std::size_t child : kProjections) {  // what was gathered has had its gradient: it is free
       branches_.Backward(child, Layer(child), gradients_[child], inputGradient, gatheredGradient_);
@@ -117,7 +121,7 @@ class CausalSelfAttention final : public LayerBase<T> {
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     const typename Pool::Lease scratch(pool_);
-    Place(pass, input.rows(), scratch->sequences);
+    attention_.Place(kType, pass, input.rows(), scratch->sequences);
     for (const std::size_t child : kProjections) Layer(child).Infer(input, scratch->projected[child], pass);
     Gather(*scratch, nullptr);
     Layer(kOutput).Infer(scratch->gathered, output, pass);
@@ -127,8 +131,8 @@ class CausalSelfAttention final : public LayerBase<T> {
     std::array<ValueId, 3> projected;
     for (const std::size_t child : kProjections) projected[child] = Layer(child).AddToGraph(graph, input);
     return Layer(kOutput).AddToGraph(
-        graph, graph.Attention(projected[kQuery], projected[kKey], projected[kValue], heads_,
-                               1 / std::sqrt(static_cast<double>(HeadSize())), true));
+        graph, graph.Attention(projected[kQuery], projected[kKey], projected[kValue], Heads(),
+                               static_cast<double>(attention_.Scale()), true));
   }
 
   void ForgetForward() override {
@@ -138,10 +142,11 @@ class CausalSelfAttention final : public LayerBase<T> {
     gatheredGradient_.resize(0, 0);
     for (Tensor<T>& gradient : gradients_) gradient.resize(0, 0);
     pool_.Clear();
+    attention_.Scratch().Clear();
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
-    facts["heads"] = std::to_string(heads_);
+    facts["heads"] = std::to_string(Heads());
   }
 
  private:
@@ -151,102 +156,34 @@ class CausalSelfAttention final : public LayerBase<T> {
   static constexpr std::size_t kOutput = 3;
   static constexpr std::array<std::size_t, 3> kProjections{kQuery, kKey, kValue};
 
-  /// Neighbouring rows of a batch that attend to each other, and to those that a cache holds before them.
-  struct Sequence {
-    Index first;
-    Index rows;
-    Index before;
-    detail::CachedRows<T>* cached;  // null: without a cache
-  };
-
   /// What goes through attention, [rows x width] each.
   struct Activations {
-    std::vector<Sequence> sequences;
+    std::vector<detail::AttendedRows<T>> sequences;
     std::array<Tensor<T>, 3> projected;  // queries, keys and values
     Tensor<T> gathered;                  // the input of `output`
-    detail::AttentionScratch<T> attention;
   };
   using Pool = detail::ScratchPool<Activations>;
 
   ILayer<T>& Layer(std::size_t child) const { return *this->Children()[child].layer; }
-  Index HeadSize() const { return this->InputSize() / heads_; }
-  T Scale() const { return T(1) / std::sqrt(static_cast<T>(HeadSize())); }
-
-  detail::ConstHeadMap<T> Head(const Tensor<T>& all, Index head, Index first, Index rows) const {
-    return {all.data() + first * all.cols() + head * HeadSize(), rows, HeadSize(),
-            Eigen::OuterStride<>(all.cols())};
-  }
-  detail::HeadMap<T> HeadToWrite(Tensor<T>& all, Index head, Index first, Index rows) const {
-    return {all.data() + first * all.cols() + head * HeadSize(), rows, HeadSize(),
-            Eigen::OuterStride<>(all.cols())};
-  }
-  /// Where a head's part of the logSums begins: of each sequence, the tokens of head 0, then of head 1, ..
-  Index FirstLogSum(const Sequence& sequence, Index head) const {
-    return sequence.first * heads_ + head * sequence.rows;
+  static T ScaleOf(const std::shared_ptr<ILayer<T>>& query, Index heads) {
+    return query && heads > 0 ? T(1) / std::sqrt(static_cast<T>(query->InputSize() / heads)) : T(1);
   }
 
-  /// The sequences of a batch. Checks all of it, and changes nothing that a cache holds.
-  void Place(const Pass& pass, Index rows, std::vector<Sequence>& sequences) const {
-    sequences.clear();
-    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows& given) {
-      Sequence sequence{first, given.rows, 0, nullptr};
-      if (given.cache != nullptr) {
-        sequence.before = given.position;
-        sequence.cached = &detail::CacheOf<T>(*given.cache)
-                               .RowsOf(identity_, this->InputSize(), given.position, given.rows);
-        for (const Sequence& other : sequences) {
-          if (other.cached != sequence.cached) continue;
-          throw ConfigError("CausalSelfAttention: two sequences of the RowPlan have the same KeyValueCache");
-        }
-      }
-      sequences.push_back(sequence);
-    });
+  static detail::AttentionInput<T> InputOf(const Activations& activations) {
+    return {detail::AsHead(activations.projected[kQuery]), detail::AsHead(activations.projected[kKey]),
+            detail::AsHead(activations.projected[kValue])};
   }
 
-  /// Calls task(head, sequence) for every head of every sequence that has rows: an empty one, whose matrices
-  /// may be null, has nothing to point into.
-  template <class Task>
-  void ForEachHead(const std::vector<Sequence>& sequences, const Task& task) const {
-    double scores = 0;
-    for (const Sequence& sequence : sequences) {
-      scores += static_cast<double>(sequence.rows) * static_cast<double>(sequence.before + sequence.rows);
-    }
-    detail::ParallelFor(static_cast<Index>(sequences.size()) * heads_,
-                        scores * static_cast<double>(this->InputSize() / 8 + heads_), [&](Index i) {
-                          const Sequence& sequence = sequences[static_cast<std::size_t>(i / heads_)];
-                          if (sequence.rows > 0) task(i % heads_, sequence);
-                        });
-  }
-
-  /// @param logSums  [rows * heads], see FirstLogSum, or null.
+  /// @param logSums  [rows * heads], or null.
   void Gather(Activations& activations, T* logSums) const {
-    const auto& [queries, keys, values] = activations.projected;
-    activations.gathered.resize(queries.rows(), this->InputSize());
-    for (const Sequence& sequence : activations.sequences) {
-      if (sequence.cached == nullptr) continue;
-      sequence.cached->keys.middleRows(sequence.before, sequence.rows) =
-          keys.middleRows(sequence.first, sequence.rows);
-      sequence.cached->values.middleRows(sequence.before, sequence.rows) =
-          values.middleRows(sequence.first, sequence.rows);
-      sequence.cached->rows = sequence.before + sequence.rows;
-    }
-    ForEachHead(activations.sequences, [&](Index head, const Sequence& sequence) {
-      const typename Pool::Lease scratch(pool_);
-      const Index seen = sequence.before + sequence.rows;
-      const bool cached = sequence.cached != nullptr;
-      detail::AttendHead<T>(Head(activations.projected[kQuery], head, sequence.first, sequence.rows),
-                            Head(cached ? sequence.cached->keys : activations.projected[kKey], head,
-                                 cached ? 0 : sequence.first, seen),
-                            Head(cached ? sequence.cached->values : activations.projected[kValue], head,
-                                 cached ? 0 : sequence.first, seen),
-                            Scale(), HeadToWrite(activations.gathered, head, sequence.first, sequence.rows),
-                            logSums != nullptr ? logSums + FirstLogSum(sequence, head) : nullptr,
-                            scratch->attention);
-    });
+    activations.gathered.resize(activations.projected[kQuery].rows(), this->InputSize());
+    attention_.Gather(InputOf(activations), activations.sequences, activations.gathered.data(),
+                      this->InputSize(), logSums);
   }
 
-  Index heads_;
-  detail::LayerIdentity identity_;            // to caches
+  static constexpr const char* kType = "CausalSelfAttention";
+
+  detail::SequenceAttention<T> attention_;
   detail::Branches<T> branches_;              // query, key and value
   Gradients outputWanted_ = Gradients::none;  // in the last forward pass
   detail::OfPass<T, Activations> kept_;       // of the last forward pass

@@ -62,7 +62,7 @@ class PositionEmbedding final : public LayerBase<T> {
   void Fill(const Pass& pass, Index rows, Tensor<T>& positions) const {
     positions.resize(rows, 1);
     const bool planned = pass.rows != nullptr && !pass.rows->sequences.empty();
-    detail::ForEachSequence(*this, pass, rows, [&](Index first, const SequenceRows& sequence) {
+    detail::ForEachSequence("PositionEmbedding", pass, rows, [&](Index first, const SequenceRows& sequence) {
       if (sequence.rows > limit_ - sequence.position && sequence.rows > 0) {
         throw ShapeError(Message(
             {"PositionEmbedding: ", sequence.rows, " tokens from position ", sequence.position,

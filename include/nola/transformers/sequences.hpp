@@ -1,27 +1,32 @@
 // The sequences of a batch, for layers whose rows are not independent.
 #pragma once
 
-#include "nola/layers/contract/layer.hpp"
+#include <string_view>
+
+#include "nola/core/error.hpp"
+#include "nola/core/text.hpp"
+#include "nola/layers/contract/pass.hpp"
 
 namespace nola::detail {
 
 /// Calls visit(first row, sequence) for each sequence of a batch of this many rows, in order: those of the
 /// plan, or the whole batch as one from position 0 where there is none.
 /// @throws ShapeError, before the first call, if the plan is not of these rows or has a negative number.
-template <std::floating_point T, class Visit>
-void ForEachSequence(const ILayer<T>& layer, const Pass& pass, Index rows, const Visit& visit) {
+/// @param asker  whose errors they are.
+template <class Visit>
+void ForEachSequence(std::string_view asker, const Pass& pass, Index rows, const Visit& visit) {
   if (pass.rows == nullptr || pass.rows->sequences.empty()) {
     visit(Index{0}, SequenceRows{rows});
     return;
   }
   for (const SequenceRows& sequence : pass.rows->sequences) {
     if (sequence.rows >= 0 && sequence.position >= 0) continue;
-    throw ShapeError(Message({layer.LayerType(), ": a sequence of ", sequence.rows, " rows at position ",
+    throw ShapeError(Message({asker, ": a sequence of ", sequence.rows, " rows at position ",
                               sequence.position, " in the RowPlan, expected 0 or more"}));
   }
   if (pass.rows->RowCount() != rows) {
     throw ShapeError(
-        Message({layer.LayerType(), ": ", rows, " rows, and a RowPlan of ", pass.rows->RowCount(), " rows"}));
+        Message({asker, ": ", rows, " rows, and a RowPlan of ", pass.rows->RowCount(), " rows"}));
   }
   Index first = 0;
   for (const SequenceRows& sequence : pass.rows->sequences) {

@@ -26,6 +26,31 @@ class ILayer;
 template <std::floating_point T>
 class ILoRAAdapter;
 
+namespace detail {
+
+/// @param name  gives the layer's, for the message. @throws ConfigError if the matrices share memory.
+template <std::floating_point T, class Name>
+void CheckOverlap(const TensorRef<T>& input, const Tensor<T>& output, const Name& name) {
+  if (input.size() == 0 || output.size() == 0) return;
+  const std::less<const T*> before;
+  const T* inputEnd = input.data() + (input.rows() - 1) * input.outerStride() + input.cols();
+  if (before(input.data(), output.data() + output.size()) && before(output.data(), inputEnd)) {
+    throw ConfigError(name() + ": the output overlaps the input");
+  }
+}
+
+/// @throws ShapeError for an input of another width too.
+template <std::floating_point T, class Name>
+void CheckInput(const TensorRef<T>& input, const Tensor<T>& output, Index inputSize, const Name& name) {
+  if (input.cols() != inputSize) {
+    throw ShapeError(Message(
+        {name(), ": input is [", input.rows(), " x ", input.cols(), "], expected ", inputSize, " columns"}));
+  }
+  CheckOverlap<T>(input, output, name);
+}
+
+}  // namespace detail
+
 /// A child of a composite layer. Names contain no dot: paths join them with dots.
 template <std::floating_point T>
 struct NamedLayer {
@@ -109,7 +134,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
           Message({LayerType(), ": output gradient is [", outputGradient.rows(), " x ", outputGradient.cols(),
                    "], expected [", forwardRows_, " x ", OutputSize(), "]"}));
     }
-    CheckOverlap(outputGradient, inputGradient);
+    detail::CheckOverlap<T>(outputGradient, inputGradient, [this] { return LayerType(); });
     const bool wantsInput = Includes(wanted_, Gradients::input);
     inputGradient.resize(wantsInput ? forwardRows_ : 0, wantsInput ? InputSize() : 0);
     ComputeBackward(outputGradient, inputGradient, wanted_);
@@ -254,20 +279,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
 
  private:
   void CheckInput(const TensorRef<T>& input, const Tensor<T>& output) const {
-    if (input.cols() != InputSize()) {
-      throw ShapeError(Message({LayerType(), ": input is [", input.rows(), " x ", input.cols(),
-                                "], expected ", InputSize(), " columns"}));
-    }
-    CheckOverlap(input, output);
-  }
-
-  void CheckOverlap(const TensorRef<T>& input, const Tensor<T>& output) const {
-    if (input.size() == 0 || output.size() == 0) return;
-    const std::less<const T*> before;
-    const T* inputEnd = input.data() + (input.rows() - 1) * input.outerStride() + input.cols();
-    if (before(input.data(), output.data() + output.size()) && before(output.data(), inputEnd)) {
-      throw ConfigError(LayerType() + ": the output overlaps the input");
-    }
+    detail::CheckInput<T>(input, output, InputSize(), [this] { return LayerType(); });
   }
 
   Gradients wanted_ = Gradients::none;

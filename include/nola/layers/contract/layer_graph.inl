@@ -48,9 +48,9 @@ template <std::floating_point T>
 ValueId ILayer<T>::AddToGraph(GraphBuilder<T>& graph, ValueId input) const {
   if (!input) return {};
   const auto check = [&](ValueId value, const char* what, Index expected) {
-    if (graph.ColumnsOf(value) == expected) return;
-    throw ShapeError(Message({LayerType(), ": its graph's ", what, " has ", graph.ColumnsOf(value),
-                              " columns, expected ", expected}));
+    if (graph.ColumnsOf(value) == expected && graph.IsBatch(value)) return;
+    throw ShapeError(Message({LayerType(), ": its graph's ", what, " is ", graph.ShapeOf(value),
+                              ", expected [batch x ", expected, "]"}));
   };
   check(input, "input", InputSize());
   std::string outer = graph.Enter(this);
