@@ -19,3 +19,18 @@ if(TARGET nlohmann_json::nlohmann_json)
   target_link_libraries(nola_compiled PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
   target_compile_definitions(nola_compiled PRIVATE NOLA_COMPILED_IO)
 endif()
+
+# The part of nola::onnx, in a library of its own: nola::compiled needs no protobuf. Whoever links nola::onnx without
+# nola::compiled compiles the headers, and takes nothing from it.
+if(TARGET ONNX::onnx_proto)
+  add_library(nola_compiled_onnx STATIC "${CMAKE_CURRENT_LIST_DIR}/compiled/onnx.cpp")
+  set_target_properties(nola_compiled_onnx PROPERTIES EXPORT_NAME compiled_onnx POSITION_INDEPENDENT_CODE ON)
+  target_link_libraries(nola_compiled_onnx PRIVATE nola_compiled ONNX::onnx_proto)
+  target_compile_definitions(nola_compiled_onnx PRIVATE NOLA_COMPILING_ONNX)
+  if(TARGET nola_program_options)
+    target_link_libraries(nola_compiled_onnx PRIVATE $<BUILD_INTERFACE:nola_program_options>)
+  endif()
+  # Installed, nolaConfig.cmake adds the same.
+  target_link_libraries(nola_onnx INTERFACE $<BUILD_INTERFACE:nola_compiled_onnx>)
+  target_compile_definitions(nola_onnx INTERFACE $<BUILD_INTERFACE:NOLA_COMPILED_ONNX>)
+endif()

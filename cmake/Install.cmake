@@ -1,4 +1,4 @@
-# Installs the headers and the package that find_package(nola [COMPONENTS io compiled]) reads.
+# Installs the headers and the package that find_package(nola [COMPONENTS io onnx compiled]) reads.
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
@@ -12,10 +12,16 @@ install(TARGETS nola EXPORT nolaTargets)
 install(EXPORT nolaTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
 install(TARGETS nola_io EXPORT nolaIoTargets)
 install(EXPORT nolaIoTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
+install(TARGETS nola_onnx EXPORT nolaOnnxTargets)
+install(EXPORT nolaOnnxTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
 
 if(NOLA_COMPILED)
   install(TARGETS nola_compiled EXPORT nolaCompiledTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
   install(EXPORT nolaCompiledTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
+  if(TARGET nola_compiled_onnx)
+    install(TARGETS nola_compiled_onnx EXPORT nolaCompiledOnnxTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+    install(EXPORT nolaCompiledOnnxTargets NAMESPACE nola:: DESTINATION "${packageDirectory}")
+  endif()
 endif()
 
 configure_package_config_file(cmake/nolaConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/nolaConfig.cmake"
@@ -23,4 +29,5 @@ configure_package_config_file(cmake/nolaConfig.cmake.in "${CMAKE_CURRENT_BINARY_
 write_basic_package_version_file("${CMAKE_CURRENT_BINARY_DIR}/nolaConfigVersion.cmake"
                                  COMPATIBILITY SameMajorVersion ARCH_INDEPENDENT)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/nolaConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/nolaConfigVersion.cmake"
+              "${CMAKE_CURRENT_LIST_DIR}/FindOnnxProto.cmake"
         DESTINATION "${packageDirectory}")

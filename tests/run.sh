@@ -15,7 +15,7 @@ esac
 
 tools=(cmake:cmake "${CXX:-g++}:g++")
 command -v ninja >/dev/null || tools+=(make:make)
-packages=(libeigen3-dev catch2 nlohmann-json3-dev)
+packages=(libeigen3-dev catch2 nlohmann-json3-dev libonnx-dev libprotobuf-dev)
 if $full; then
   tools+=(ninja:ninja-build clang++:clang clang-format:clang-format clang-tidy:clang-tidy)
   packages+=(libclang-rt-dev libomp-dev libc++-dev libc++abi-dev doxygen graphviz libcli11-dev zlib1g-dev libbenchmark-dev)

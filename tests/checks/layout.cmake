@@ -2,13 +2,13 @@
 #   cmake -DINCLUDE_DIRECTORY=<the directory that holds nola/> -P layout.cmake
 # - a header includes only its own folder and those to its left in `order`; folders at the same place ignore each other.
 #   `order_of_<folder>` is the order of its rooms, `here` that of the headers that lie in none of them
-# - core needs the standard library and Eigen, io a JSON parser as well, and nothing else is needed
+# - core needs the standard library and Eigen, io a JSON parser as well, onnx protobuf, and nothing else is needed
 # - a header starts with a sentence about itself and #pragma once, has at most 320 lines, and leaves no macro behind but
 #   those of core/compiled.hpp
-# - nola/nola.hpp leads to every header of the core, nola/io.hpp to every header of io
+# - nola/nola.hpp leads to every header of the core, nola/io.hpp and nola/onnx.hpp to every header of io and onnx
 cmake_minimum_required(VERSION 3.22)
 
-set(order core random storage kernels graph layers "adapters|transformers" "training|io|serving|compiled")
+set(order core random storage kernels graph layers "adapters|transformers" "training|io|serving|compiled" onnx)
 set(order_of_layers contract here)
 set(order_of_io file safetensors adapters here peft)
 set(thirdParty "^(Eigen/[A-Za-z]+|unsupported/Eigen/.*)$")
@@ -81,7 +81,7 @@ foreach(header IN LISTS headers)
     if(place EQUAL -1 OR (roomPlace EQUAL -1 AND NOT room STREQUAL "here"))
       complain("${header}: its folder has no place in the order")
     endif()
-  elseif(NOT header MATCHES "^nola/(nola|io)\\.hpp$")
+  elseif(NOT header MATCHES "^nola/(nola|io|onnx)\\.hpp$")
     complain("${header}: a header lies in a folder of nola/ and is named in lower case")
   endif()
 
@@ -115,6 +115,10 @@ foreach(header IN LISTS headers)
       if(NOT folder STREQUAL "io")
         complain("${header}: only io may include <${include}>")
       endif()
+    elseif(include MATCHES "^(onnx|google/protobuf)/")
+      if(NOT folder STREQUAL "onnx")
+        complain("${header}: only onnx may include <${include}>")
+      endif()
     elseif(NOT include MATCHES "${thirdParty}" AND NOT include MATCHES "${systemHeader}")
       complain("${header}: includes <${include}>, which a user of nola does not have")
     endif()
@@ -122,7 +126,7 @@ foreach(header IN LISTS headers)
 endforeach()
 
 # What an umbrella leads to.
-foreach(umbrella nola/nola.hpp nola/io.hpp)
+foreach(umbrella nola/nola.hpp nola/io.hpp nola/onnx.hpp)
   if(NOT umbrella IN_LIST headers)
     continue()
   endif()
@@ -138,9 +142,11 @@ foreach(umbrella nola/nola.hpp nola/io.hpp)
     endforeach()
   endwhile()
   foreach(header IN LISTS headers)
-    if(umbrella STREQUAL "nola/io.hpp" AND NOT header MATCHES "^nola/io/")
+    string(REGEX REPLACE "hpp$" "" component "${umbrella}")
+    string(REPLACE "." "/" component "${component}")
+    if(NOT umbrella STREQUAL "nola/nola.hpp" AND NOT header MATCHES "^${component}")
       continue()
-    elseif(umbrella STREQUAL "nola/nola.hpp" AND header MATCHES "^nola/(io/|io\\.hpp)")
+    elseif(umbrella STREQUAL "nola/nola.hpp" AND header MATCHES "^nola/(io|onnx)[/.]")
       if(header IN_LIST reached)
         complain("${umbrella}: includes ${header}, which needs more than Eigen")
       endif()

@@ -49,7 +49,7 @@ configure core_without_json "${found[@]}" -DNOLA_COMPONENTS= $withoutJson ||
 echo "configures: the core without a JSON parser"
 refuse io_without_json "needs nlohmann_json 3.10 or later, which was not found (Debian: apt install nlohmann-json3-dev)" \
   "${found[@]}" $withoutJson
-refuse unknown_component "nola has no component 'video'; there are: io, compiled." "${found[@]}" -DNOLA_COMPONENTS=video
+refuse unknown_component "nola has no component 'video'; there are: io, onnx, compiled." "${found[@]}" -DNOLA_COMPONENTS=video
 refuse later_version "$version" "${found[@]}" "-DNOLA_VERSION=$((${version%%.*} + 1)).0"
 refuse no_eigen "needs Eigen3 3.4 or later, which was not found (Debian: apt install libeigen3-dev)" \
   "${found[@]}" -DCMAKE_DISABLE_FIND_PACKAGE_Eigen3=ON

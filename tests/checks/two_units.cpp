@@ -8,6 +8,9 @@
 #if __has_include("nola/io.hpp")
 #include "nola/io.hpp"
 #endif
+#if __has_include(<onnx/onnx_pb.h>)
+#include "nola/onnx.hpp"
+#endif
 
 namespace {
 

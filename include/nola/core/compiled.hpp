@@ -8,6 +8,8 @@
 //   NOLA_DEFINITION         stands before such a definition
 //   NOLA_COMPILED_TEMPLATE(part, class X<float>)   an instance that the library's unit for this part holds
 //   NOLA_COMPILED_CLASS(part, X)                   the same for X<float> and X<double>
+//   NOLA_ONNX_DEFINITIONS_HERE, NOLA_ONNX_DEFINITION   the same for nola::onnx, whose compiled part is a
+//   library of its own: where there is one, nola::onnx defines NOLA_COMPILED_ONNX
 // Each of the library's units defines NOLA_COMPILING, and NOLA_TEMPLATE_<part> as `template` for the part it
 // holds; the one with NOLA_COMPILING_DEFINITIONS holds what is no template.
 #ifndef NOLA_COMPILED
@@ -42,4 +44,13 @@
 #define NOLA_DEFINITION
 #else
 #define NOLA_DEFINITION inline
+#endif
+
+#if !defined(NOLA_COMPILED) || !defined(NOLA_COMPILED_ONNX) || defined(NOLA_COMPILING_ONNX)
+#define NOLA_ONNX_DEFINITIONS_HERE
+#endif
+#ifdef NOLA_COMPILING_ONNX
+#define NOLA_ONNX_DEFINITION
+#else
+#define NOLA_ONNX_DEFINITION inline
 #endif
