@@ -8,7 +8,10 @@
 #include "nola/adapters/nola_adapter.hpp"
 #include "nola/layers/activations.hpp"
 #include "nola/layers/dense_layer.hpp"
+#include "nola/layers/identity.hpp"
 #include "nola/layers/layer_norm.hpp"
+#include "nola/layers/scale_shift.hpp"
+#include "nola/layers/softmax.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/transformers/causal_self_attention.hpp"
 #include "nola/transformers/transformer_decoder.hpp"
@@ -76,7 +79,10 @@ TEMPLATE_TEST_CASE("so are those of the layers between, at any width", "", float
         std::make_shared<nola::GELU<T>>(width, nola::GELUFunction{true}),
         std::make_shared<nola::GELU<T>>(width, nola::GELUFunction{false}),
         std::make_shared<nola::Sigmoid<T>>(width),
-        std::make_shared<nola::Tanh<T>>(width)};
+        std::make_shared<nola::Tanh<T>>(width),
+        std::make_shared<nola::Softmax<T>>(width),
+        std::make_shared<nola::ScaleShift<T>>(RandomTensor<T>(1, width, 2), RandomTensor<T>(1, width, 3)),
+        std::make_shared<nola::Identity<T>>(width)};
     for (const auto& layer : layers) RequireIndependent<T>(*layer, RandomTensor<T>(40, width, 1), 1);
   }
 }

@@ -12,7 +12,10 @@
 #include "nola/layers/activations.hpp"
 #include "nola/layers/contract/layer_tree.hpp"
 #include "nola/layers/dense_layer.hpp"
+#include "nola/layers/identity.hpp"
+#include "nola/layers/scale_shift.hpp"
 #include "nola/layers/sequential.hpp"
+#include "nola/layers/softmax.hpp"
 #include "nola/training/loss.hpp"
 #include "tensors.hpp"
 
@@ -85,9 +88,14 @@ TEST_CASE("a dense layer's gradients are right, with and without bias") {
 }
 
 TEMPLATE_TEST_CASE("an activation's gradient is right", "", nola::ReLU<double>, nola::GELU<double>,
-                   nola::Sigmoid<double>, nola::Tanh<double>) {
+                   nola::Sigmoid<double>, nola::Tanh<double>, nola::Softmax<double>, nola::Identity<double>) {
   TestType layer(5);
   RequireRightGradients(layer, 3 * RandomTensor<double>(4, 5, 11));
+}
+
+TEST_CASE("the gradients of a scale and shift are right") {
+  nola::ScaleShift<double> layer(RandomTensor<double>(1, 5, 1), RandomTensor<double>(1, 5, 2));
+  RequireRightGradients(layer, 14);
 }
 
 TEST_CASE("the gradient of GELU by the tanh formula is right") {

@@ -12,7 +12,10 @@
 #include "nola/layers/activations.hpp"
 #include "nola/layers/contract/layer_tree.hpp"
 #include "nola/layers/dense_layer.hpp"
+#include "nola/layers/identity.hpp"
+#include "nola/layers/scale_shift.hpp"
 #include "nola/layers/sequential.hpp"
+#include "nola/layers/softmax.hpp"
 #include "probe_layer.hpp"
 #include "tensors.hpp"
 
@@ -102,6 +105,9 @@ TEST_CASE("a dense layer that cannot be is refused") {
   REQUIRE_THROWS_AS(DenseLayer<double>(Tensor<double>::Zero(2, 2), Tensor<double>::Zero(1, 3)), ShapeError);
   REQUIRE_THROWS_AS(DenseLayer<double>(Tensor<double>::Zero(2, 2), Tensor<double>::Constant(1, 2, nan)),
                     ConfigError);
+  REQUIRE_THROWS_AS(nola::Softmax<double>(0), ConfigError);
+  REQUIRE_THROWS_AS(nola::Identity<double>(0), ConfigError);
+  REQUIRE_THROWS_AS(nola::ScaleShift<double>(0), ConfigError);
   REQUIRE_THROWS_AS(nola::ReLU<double>(0), ConfigError);
 }
 
@@ -703,4 +709,33 @@ TEST_CASE("an empty chain inside of a chain passes everything on") {
   REQUIRE_NOTHROW(network.UpdateParameters(0.1));
   REQUIRE_NOTHROW(nola::CheckTree(network));
   REQUIRE_NOTHROW(nola::ReplaceLayers(network, {}));
+}
+
+TEMPLATE_TEST_CASE("Softmax gives probabilities, of numbers of any size", "", float, double) {
+  using T = TestType;
+  Tensor<T> input(3, 3);
+  input << T(0), std::log(T(2)), std::log(T(5)), T(30000), T(30000), T(-30000), T(-30000), T(-30000),
+      T(-30000);
+  Tensor<T> expected(3, 3);
+  expected << T(1) / 8, T(2) / 8, T(5) / 8, T(0.5), T(0.5), T(0), T(1) / 3, T(1) / 3, T(1) / 3;
+  REQUIRE(test::RelativeError(nola::Softmax<T>(3).Infer(input), expected) < test::Rounding<T>());
+}
+
+TEMPLATE_TEST_CASE("ScaleShift multiplies each feature and adds to it", "", float, double) {
+  using T = TestType;
+  Tensor<T> weight(1, 3);
+  weight << T(2), T(-1), T(0.5);
+  Tensor<T> bias(1, 3);
+  bias << T(0), T(10), T(-1);
+  Tensor<T> expected(2, 3);
+  expected << T(2), T(8), T(0.5), T(8), T(5), T(2);
+  Tensor<T> input(2, 3);
+  input << T(1), T(2), T(3), T(4), T(5), T(6);
+  const nola::ScaleShift<T> layer(weight, bias);
+  REQUIRE(layer.Infer(input) == expected);
+  REQUIRE(layer.GetParameterNames() == std::vector<std::string>{"weight", "bias"});
+  REQUIRE(nola::ScaleShift<T>(3).Infer(input) == input);
+  REQUIRE_THROWS_AS(nola::ScaleShift<T>(weight, Tensor<T>(1, 2)), ShapeError);
+  REQUIRE_THROWS_AS(nola::ScaleShift<T>(Tensor<T>::Constant(1, 3, std::numeric_limits<T>::infinity()), bias),
+                    ConfigError);
 }

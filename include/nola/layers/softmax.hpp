@@ -1,0 +1,74 @@
+// Softmax: each row becomes probabilities.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "nola/core/compiled.hpp"
+#include "nola/kernels/thread_scratch.hpp"
+#include "nola/layers/contract/layer_base.hpp"
+
+namespace nola {
+
+/// y = exp(x) / sum(exp(x)), row by row, from the differences to the row's largest number: no overflow.
+/// Training goes without it: SoftmaxCrossEntropy takes what comes before.
+template <std::floating_point T>
+class Softmax final : public LayerBase<T> {
+ public:
+  /// @throws ConfigError if the size is below 1.
+  explicit Softmax(Index size) : LayerBase<T>(size, size) {
+    if (size < 1) throw ConfigError(Message({"Softmax: size ", size, ", expected at least 1"}));
+  }
+
+  std::string LayerType() const override { return "Softmax"; }
+  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Softmax>(*this); }
+
+ protected:
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
+    ComputeInference(input, output, pass);
+    if (Includes(pass.wanted, Gradients::input)) output_ = output;
+  }
+
+  void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
+                       Gradients wanted) override {
+    if (!Includes(wanted, Gradients::input)) return;
+    Row gradient = WorkRow(0);
+    Row values = WorkRow(1);
+    for (Index row = 0; row < outputGradient.rows(); ++row) {
+      gradient = outputGradient.row(row);
+      values = output_.row(row);
+      gradient.array() -= gradient.dot(values);
+      inputGradient.row(row) = gradient.cwiseProduct(values);
+    }
+  }
+
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
+    output.resize(input.rows(), input.cols());
+    Row work = WorkRow(0);
+    for (Index row = 0; row < input.rows(); ++row) {
+      work = input.row(row);
+      work = (work.array() - work.maxCoeff()).exp();
+      work /= work.sum();
+      output.row(row) = work;
+    }
+  }
+
+  void ForgetForward() override { output_.resize(0, 0); }
+
+ private:
+  using Row = Eigen::Map<Eigen::Matrix<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
+
+  /// Where a row is worked on: Eigen takes a sum in an order that depends on where in memory it begins, and a
+  /// row's answer must not depend on its place in the batch.
+  Row WorkRow(Index which) const {
+    const Index stride = (this->InputSize() + 15) / 16 * 16;  // keeps 64 bytes aligned
+    return {detail::ThreadScratch<T>(static_cast<std::size_t>(2 * stride)) + which * stride,
+            this->InputSize()};
+  }
+
+  detail::OfPass<T> output_;  // of the last forward pass
+};
+
+NOLA_COMPILED_CLASS(layers, Softmax);
+
+}  // namespace nola
