@@ -30,6 +30,7 @@ class Identity final : public LayerBase<T> {
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     output = input;
   }
+  ValueId Describe(GraphBuilder<T>&, ValueId input) const override { return input; }
   void ForgetForward() override {}
 };
 

@@ -64,6 +64,12 @@ class ScaleShift final : public LayerBase<T> {
     output.rowwise() += this->Value(kBias).row(0);
   }
 
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    const ValueId weight = graph.Parameter(this->Slot(kWeight));
+    const ValueId bias = graph.Parameter(this->Slot(kBias));
+    return graph.Add(graph.Multiply(input, weight), bias);
+  }
+
   void ForgetForward() override { input_.resize(0, 0); }
 
  private:

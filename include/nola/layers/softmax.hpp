@@ -5,10 +5,26 @@
 #include <string>
 
 #include "nola/core/compiled.hpp"
-#include "nola/kernels/thread_scratch.hpp"
+#include "nola/kernels/work_row.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
+
+namespace detail {
+
+/// The output of a Softmax; both may be one matrix.
+template <std::floating_point T, class Input, class Output>
+void SoftmaxRows(const Input& input, Output& output) {
+  WorkRow<T> work = MakeWorkRow<T>(input.cols(), 0);
+  for (Index row = 0; row < input.rows(); ++row) {
+    work = input.row(row);
+    work = (work.array() - work.maxCoeff()).exp();
+    work /= work.sum();
+    output.row(row) = work;
+  }
+}
+
+}  // namespace detail
 
 /// y = exp(x) / sum(exp(x)), row by row, from the differences to the row's largest number: no overflow.
 /// Training goes without it: SoftmaxCrossEntropy takes what comes before.
@@ -32,8 +48,8 @@ class Softmax final : public LayerBase<T> {
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
     if (!Includes(wanted, Gradients::input)) return;
-    Row gradient = WorkRow(0);
-    Row values = WorkRow(1);
+    detail::WorkRow<T> gradient = detail::MakeWorkRow<T>(this->InputSize(), 0);
+    detail::WorkRow<T> values = detail::MakeWorkRow<T>(this->InputSize(), 1);
     for (Index row = 0; row < outputGradient.rows(); ++row) {
       gradient = outputGradient.row(row);
       values = output_.row(row);
@@ -44,28 +60,16 @@ class Softmax final : public LayerBase<T> {
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
     output.resize(input.rows(), input.cols());
-    Row work = WorkRow(0);
-    for (Index row = 0; row < input.rows(); ++row) {
-      work = input.row(row);
-      work = (work.array() - work.maxCoeff()).exp();
-      work /= work.sum();
-      output.row(row) = work;
-    }
+    detail::SoftmaxRows<T>(input, output);
+  }
+
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
+    return graph.Activation(GraphOperation::softmax, input);
   }
 
   void ForgetForward() override { output_.resize(0, 0); }
 
  private:
-  using Row = Eigen::Map<Eigen::Matrix<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
-
-  /// Where a row is worked on: Eigen takes a sum in an order that depends on where in memory it begins, and a
-  /// row's answer must not depend on its place in the batch.
-  Row WorkRow(Index which) const {
-    const Index stride = (this->InputSize() + 15) / 16 * 16;  // keeps 64 bytes aligned
-    return {detail::ThreadScratch<T>(static_cast<std::size_t>(2 * stride)) + which * stride,
-            this->InputSize()};
-  }
-
   detail::OfPass<T> output_;  // of the last forward pass
 };
 

@@ -35,4 +35,24 @@ void ForEachSequence(std::string_view asker, const Pass& pass, Index rows, const
   }
 }
 
+/// @throws ShapeError unless the plan is of these rows, each sequence with 1 or more: a batch whose last row
+/// of each sequence is asked for. An empty plan is no sequence here.
+inline void CheckLastRows(std::string_view asker, const RowPlan& plan, Index rows) {
+  if (plan.RowCount() != rows) {
+    throw ShapeError(Message({asker, ": ", rows, " tokens, and a RowPlan of ", plan.RowCount(), " rows"}));
+  }
+  for (const SequenceRows& sequence : plan.sequences) {
+    if (sequence.rows >= 1) continue;
+    throw ShapeError(
+        Message({asker, ": a sequence of ", sequence.rows, " tokens in the RowPlan, expected at least 1"}));
+  }
+}
+
+/// Counts the tokens of a batch in its caches.
+inline void AdvanceCaches(const RowPlan& plan) {
+  for (const SequenceRows& sequence : plan.sequences) {
+    if (sequence.cache != nullptr) sequence.cache->SetLength(sequence.position + sequence.rows);
+  }
+}
+
 }  // namespace nola::detail

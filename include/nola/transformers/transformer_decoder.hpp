@@ -114,17 +114,10 @@ class TransformerDecoder final : public Composite<T> {
   /// positions, or one that is no token index; StateError for a cache that does not hold the tokens before;
   /// ConfigError for one cache twice. The caches' lengths are then as they were.
   void InferNext(const TensorRef<T>& tokens, const RowPlan& plan, Tensor<T>& logits) const {
-    if (plan.RowCount() != tokens.rows()) {  // an empty plan too: here it is no sequence
-      throw ShapeError(Message(
-          {"TransformerDecoder: ", tokens.rows(), " tokens, and a RowPlan of ", plan.RowCount(), " rows"}));
-    }
+    detail::CheckLastRows("TransformerDecoder", plan, tokens.rows());
     const typename Pool::Lease scratch(pool_);
     scratch->last = plan;
     for (SequenceRows& sequence : scratch->last.sequences) {
-      if (sequence.rows < 1) {
-        throw ShapeError(Message({"TransformerDecoder: a sequence of ", sequence.rows,
-                                  " tokens in the RowPlan, expected at least 1"}));
-      }
       sequence = {1, sequence.position + sequence.rows - 1};
     }
     Part(kBody).Infer(tokens, scratch->hidden, plan);
@@ -135,7 +128,7 @@ class TransformerDecoder final : public Composite<T> {
       scratch->ends.row(i) = scratch->hidden.row(end - 1);
     }
     Part(kTop).Infer(scratch->ends, logits, scratch->last);
-    Advance(plan);
+    detail::AdvanceCaches(plan);
   }
   /// The same for one sequence. @param logits resized to [1 x vocabularySize].
   void InferNext(const TensorRef<T>& tokens, KeyValueCache<T>& cache, Tensor<T>& logits) const {
@@ -180,7 +173,7 @@ class TransformerDecoder final : public Composite<T> {
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Composite<T>::ComputeInference(input, output, pass);
-    if (pass.rows != nullptr) Advance(*pass.rows);
+    if (pass.rows != nullptr) detail::AdvanceCaches(*pass.rows);
   }
 
   void ForgetForward() override {
@@ -232,12 +225,6 @@ class TransformerDecoder final : public Composite<T> {
   }
 
   const ILayer<T>& Part(std::size_t part) const { return *this->Tree().Children()[part].layer; }
-
-  static void Advance(const RowPlan& plan) {
-    for (const SequenceRows& sequence : plan.sequences) {
-      if (sequence.cache != nullptr) sequence.cache->SetLength(sequence.position + sequence.rows);
-    }
-  }
 
   mutable Pool pool_;
 };

@@ -1,0 +1,41 @@
+// The definition of PlanText.
+
+#include "nola/core/text.hpp"
+
+namespace nola::detail {
+
+NOLA_DEFINITION std::string PlanText(const PlanLayout& plan) {
+  const auto named = [&plan](const PlanPlace& place) -> std::string {
+    switch (place.kind) {
+      case PlanPlace::Kind::input:
+        return "input";
+      case PlanPlace::Kind::output:
+        return "output";
+      case PlanPlace::Kind::buffer:
+        return Message({"buffer ", place.number});
+      case PlanPlace::Kind::constant:
+        return plan.constantNames[place.number];
+      case PlanPlace::Kind::none:
+        break;
+    }
+    return "";
+  };
+  std::string text;
+  for (const PlanStep& step : plan.steps) {
+    text += named(step.result) + " = ";
+    text += step.isCopy ? "Copy" : GraphOperationName(step.node.operation);
+    for (const PlanPlace& operand : step.operands) {
+      text += (&operand == step.operands.data() ? "(" : ", ") + named(operand);
+    }
+    text += ")";
+    if (step.initial.IsSet()) text += " + " + named(step.initial);
+    for (const PlanFinish& finish : step.finishes) {
+      text += std::string(", ") + GraphOperationName(finish.operation);
+      if (finish.operand.IsSet()) text += " " + named(finish.operand);
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+}  // namespace nola::detail
