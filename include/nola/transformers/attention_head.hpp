@@ -20,15 +20,19 @@ using ConstHeadMap = Eigen::Map<const Tensor<T>, Eigen::Unaligned, Eigen::OuterS
 /// half of all, are never touched.
 inline constexpr Index kQueryTile = 64;
 
-/// Room for the scores of one tile, kept warm between calls.
+/// Room for the scores of one tile, kept warm between calls. Each row begins at a whole register, so that
+/// Eigen takes its sum in one order wherever in the tile it is: one token's bits are those of its whole
+/// sequence.
 template <std::floating_point T>
 struct AttentionScratch {
   Vector<T> scores;
   Vector<T> scoreGradients;
 
-  static Eigen::Map<Tensor<T>> Tile(Vector<T>& memory, Index rows, Index columns) {
-    if (memory.size() < rows * columns) memory.resize(rows * columns);
-    return {memory.data(), rows, columns};
+  static Eigen::Map<Tensor<T>, Eigen::AlignedMax, Eigen::OuterStride<>> Tile(Vector<T>& memory, Index rows,
+                                                                             Index columns) {
+    const Index stride = (columns + 15) / 16 * 16;
+    if (memory.size() < rows * stride) memory.resize(rows * stride);
+    return {memory.data(), rows, columns, Eigen::OuterStride<>(stride)};
   }
 };
 
