@@ -50,6 +50,7 @@ for turn in "" -again-1 -again-2; do
 done
 run step "$programs/step_benchmark"
 run step-o2 "$programs/step_benchmark_o2"
+run compile "$programs/compile_benchmark"
 run memory "$programs/memory_benchmark"
 run llama70b "$programs/llama70b_benchmark"
 run torch "$python" tests/benchmarks/paper_torch.py "$programs/step_benchmark"
