@@ -279,9 +279,7 @@ TEST_CASE("the last position and rank vector of the range are the specification'
   for (InstructionSet set : Supported()) {
     std::array<float, 64> offset{};
     const auto scale = BasisGenerator::OffsetScale<float>(largest.length);
-    nola::detail::WithKernels<float>(set, [&](auto kernels) {
-      decltype(kernels)::AddOffset(source, scale, kLastBlock, 1, offset.data());
-    });
+    nola::detail::KernelsOf<float>(set).addOffset(source, scale, kLastBlock, 1, offset.data());
     for (Index p : {0, 17, 63}) {
       CHECK(offset[static_cast<std::size_t>(p)] ==
             generator.Element<float>(Factor::offsetA, kLastColumn, 0, largest.length - 64 + p, largest));

@@ -17,8 +17,8 @@ namespace nola::detail {
 /// kernels have the same functions with the same meaning.
 struct PortableKernels {
   /// A block's words of one group. Lanes side by side are what a compiler makes vectors of.
-  static void FillWords(const WordColumn& source, std::uint32_t group, std::uint32_t block,
-                        std::uint32_t* words) {
+  [[gnu::noinline]] static void FillWords(const WordColumn& source, std::uint32_t group, std::uint32_t block,
+                                          std::uint32_t* words) {
     constexpr std::uint32_t kLanes = 16;
     std::uint32_t x0[kLanes], x1[kLanes], x2[kLanes], x3[kLanes];
     for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
@@ -112,34 +112,40 @@ struct PortableKernels {
   }
 
   /// out += sum of numBases uniform or normal bases, a word an entry.
-  template <BasisDistribution distribution, std::floating_point T>
-  static void AddEntries(const WordColumn& source, std::uint32_t basis, std::size_t numBases,
-                         const T* coefficients, std::uint32_t block, std::size_t numBlocks, T* out) {
+  template <std::floating_point T>
+  static void AddEntries(BasisDistribution distribution, const WordColumn& source, std::uint32_t basis,
+                         std::size_t numBases, const T* coefficients, std::uint32_t block,
+                         std::size_t numBlocks, T* out) {
     std::uint32_t words[kBlock];
+    T entries[kBlock];
     for (std::size_t b = 0; b < numBlocks; ++b, out += kBlock) {
       for (std::size_t i = 0; i < numBases; ++i) {
         FillWords(source, basis + static_cast<std::uint32_t>(i), block + static_cast<std::uint32_t>(b),
                   words);
-        for (std::size_t e = 0; e < kBlock; ++e) out[e] += coefficients[i] * Entry<distribution, T>(words[e]);
+        FillEntries(distribution, words, entries);
+        for (std::size_t e = 0; e < kBlock; ++e) out[e] += coefficients[i] * entries[e];
       }
     }
   }
 
   /// products[i] += <E_i, gradient> of numBases uniform or normal bases.
-  template <BasisDistribution distribution, std::floating_point T>
-  static void ContractEntries(const WordColumn& source, std::uint32_t basis, std::size_t numBases,
-                              std::uint32_t block, std::size_t numBlocks, const T* gradient, T* products) {
+  template <std::floating_point T>
+  static void ContractEntries(BasisDistribution distribution, const WordColumn& source, std::uint32_t basis,
+                              std::size_t numBases, std::uint32_t block, std::size_t numBlocks,
+                              const T* gradient, T* products) {
     constexpr std::size_t kLanes = 16;
     std::uint32_t words[kBlock];
+    T entries[kBlock];
     for (std::size_t i = 0; i < numBases; ++i) {
       T lanes[kLanes] = {};
       for (std::size_t b = 0; b < numBlocks; ++b) {
         FillWords(source, basis + static_cast<std::uint32_t>(i), block + static_cast<std::uint32_t>(b),
                   words);
+        FillEntries(distribution, words, entries);
         const T* values = gradient + b * kBlock;
         for (std::size_t e = 0; e < kBlock; e += kLanes) {
           for (std::size_t lane = 0; lane < kLanes; ++lane) {
-            lanes[lane] += Entry<distribution, T>(words[e + lane]) * values[e + lane];
+            lanes[lane] += entries[e + lane] * values[e + lane];
           }
         }
       }
@@ -245,14 +251,21 @@ struct PortableKernels {
     }
   }
 
-  template <BasisDistribution distribution, std::floating_point T>
-  static T Entry(std::uint32_t word) {
-    if constexpr (distribution == BasisDistribution::uniform) return UniformEntry<T>(word);
-    // Counted by adding neighbours, which vectorises where no instruction counts bits.
-    word -= (word >> 1) & 0x55555555U;
-    word = (word & 0x33333333U) + ((word >> 2) & 0x33333333U);
-    word = ((word + (word >> 4)) & 0x0F0F0F0FU) * 0x01010101U >> 24;
-    return static_cast<T>(static_cast<std::int32_t>(word) - 16);
+  /// The entries of a uniform or normal basis that a block's words stand for.
+  template <std::floating_point T>
+  static void FillEntries(BasisDistribution distribution, const std::uint32_t* words, T* entries) {
+    if (distribution == BasisDistribution::uniform) {
+      for (std::size_t e = 0; e < kBlock; ++e) entries[e] = UniformEntry<T>(words[e]);
+      return;
+    }
+    for (std::size_t e = 0; e < kBlock; ++e) {
+      // Counted by adding neighbours, which vectorises where no instruction counts bits.
+      std::uint32_t word = words[e];
+      word -= (word >> 1) & 0x55555555U;
+      word = (word & 0x33333333U) + ((word >> 2) & 0x33333333U);
+      word = ((word + (word >> 4)) & 0x0F0F0F0FU) * 0x01010101U >> 24;
+      entries[e] = static_cast<T>(static_cast<std::int32_t>(word) - 16);
+    }
   }
 };
 

@@ -46,8 +46,8 @@ NOLA_INLINE void TransformRuns(T* z, std::size_t size) {
 
 /// Stages h .. radix*h/2, for the columns first .. last of each run of radix*h numbers.
 template <unsigned radix, class T>
-NOLA_INLINE void TransformStrided(T* z, std::size_t size, std::size_t h, std::size_t first,
-                                  std::size_t last) {
+NOLA_TARGET __attribute__((noinline)) void TransformStrided(T* z, std::size_t size, std::size_t h,
+                                                            std::size_t first, std::size_t last) {
   using S = Simd<T>;
   for (std::size_t start = 0; start < size; start += radix * h) {
     for (std::size_t j = start + first; j < start + last; j += kWidth<T>) {

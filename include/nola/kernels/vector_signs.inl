@@ -116,9 +116,11 @@ struct SignKernels {
       AddSignsToPacks<kCombinePacks>(source, keys, group, numGroups, tables, 16 * block + kLanes * pack,
                                      out + PackOffset(pack, 0));
     }
-    for (; pack < packs; ++pack) {
-      AddSignsToPacks<1>(source, keys, group, numGroups, tables, 16 * block + kLanes * pack,
-                         out + PackOffset(pack, 0));
+    if constexpr (kHasOddPacks) {
+      for (; pack < packs; ++pack) {
+        AddSignsToPacks<1>(source, keys, group, numGroups, tables, 16 * block + kLanes * pack,
+                           out + PackOffset(pack, 0));
+      }
     }
   }
 

@@ -3,6 +3,8 @@
 
 /// Packs that fill a block.
 inline constexpr unsigned kBlockPacks = 16 / kLanes;
+/// Whether whole blocks may leave a pack over when packs are taken kCombinePacks at a time.
+inline constexpr bool kHasOddPacks = kBlockPacks % kCombinePacks != 0;
 
 /// Registers of T that hold as many numbers as a register holds words, and numbers in one of them.
 template <class T>
