@@ -1,9 +1,11 @@
 // The definitions of csv_log.hpp.
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <filesystem>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -45,8 +47,8 @@ NOLA_DEFINITION void CSVLog::Fail(const char* action) const {
 
 NOLA_DEFINITION std::string CSVLog::Content() const {
   std::string text;
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path_, error)) return text;  // none yet, or a pipe
+  struct stat status;
+  if (stat(path_.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return text;  // none yet, or a pipe
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path_.c_str(), "rb"), &std::fclose);
   if (!file) Fail("read");
   for (int c = std::getc(file.get()); c != EOF; c = std::getc(file.get())) text += static_cast<char>(c);
@@ -69,9 +71,7 @@ NOLA_DEFINITION void CSVLog::CutFrom(Index step) {
     if (result.ec != std::errc() || number >= step) break;
   }
   if (kept == text.size()) return;
-  std::error_code error;
-  std::filesystem::resize_file(path_, kept, error);
-  if (error) throw FileError(Message({"CSVLog: cannot cut ", Quoted(path_), ": ", error.message()}));
+  if (truncate(path_.c_str(), static_cast<off_t>(kept)) != 0) Fail("cut");
 }
 
 }  // namespace nola
