@@ -4,7 +4,19 @@
 #include <map>
 #include <string>
 
+#include "nola/core/text.hpp"
+
 namespace nola {
+
+namespace detail {
+
+/// Sets a fact. Not inlined: layers have many of them, and nobody waits for one.
+[[gnu::noinline]] inline void SetFact(std::map<std::string, std::string>& facts, const char* name,
+                                      const TextPart& value) {
+  facts[name] = Message({value});
+}
+
+}  // namespace detail
 
 class IDiagnosticsProvider {
  public:

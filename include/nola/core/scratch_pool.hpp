@@ -4,7 +4,6 @@
 #include <memory>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 namespace nola::detail {
 
@@ -12,53 +11,57 @@ namespace nola::detail {
 /// first calls nothing is allocated. Thread-safe. A copy starts empty: scratch is no part of a value.
 template <class Scratch>
 class ScratchPool {
+  struct Link;
+
  public:
   ScratchPool() = default;
   ScratchPool(const ScratchPool&) {}
   ScratchPool& operator=(const ScratchPool&) = delete;
 
+  ~ScratchPool() { Clear(); }
+
   /// A scratch object for as long as the lease lives.
   class Lease {
    public:
-    explicit Lease(ScratchPool& pool) : pool_(pool), scratch_(pool.Take()) {}
-    ~Lease() { pool_.Return(std::move(scratch_)); }
+    explicit Lease(ScratchPool& pool) : pool_(pool), taken_(pool.Take()) {}
+    ~Lease() { pool_.Return(std::move(taken_)); }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
-    Scratch& operator*() const { return *scratch_; }
-    Scratch* operator->() const { return scratch_.get(); }
+    Scratch& operator*() const { return taken_->scratch; }
+    Scratch* operator->() const { return &taken_->scratch; }
 
    private:
     ScratchPool& pool_;
-    std::unique_ptr<Scratch> scratch_;
+    std::unique_ptr<Link> taken_;
   };
 
   void Clear() {
     const std::lock_guard lock(mutex_);
-    free_.clear();
-    free_.shrink_to_fit();
-    taken_ = 0;
+    while (free_) free_ = std::move(free_->next);
   }
 
  private:
-  std::unique_ptr<Scratch> Take() {
+  struct Link {
+    Scratch scratch;
+    std::unique_ptr<Link> next;
+  };
+
+  std::unique_ptr<Link> Take() {
     const std::lock_guard lock(mutex_);
-    if (free_.empty()) {
-      free_.reserve(++taken_);  // Return must not throw
-      return std::make_unique<Scratch>();
-    }
-    std::unique_ptr<Scratch> scratch = std::move(free_.back());
-    free_.pop_back();
-    return scratch;
+    if (!free_) return std::make_unique<Link>();
+    std::unique_ptr<Link> taken = std::move(free_);
+    free_ = std::move(taken->next);
+    return taken;
   }
 
-  void Return(std::unique_ptr<Scratch> scratch) noexcept {
+  void Return(std::unique_ptr<Link> taken) noexcept {
     const std::lock_guard lock(mutex_);
-    free_.push_back(std::move(scratch));
+    taken->next = std::move(free_);
+    free_ = std::move(taken);
   }
 
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Scratch>> free_;
-  std::size_t taken_ = 0;
+  std::unique_ptr<Link> free_;
 };
 
 }  // namespace nola::detail

@@ -30,4 +30,14 @@ using TensorRef = Eigen::Ref<const Tensor<T>>;
 template <std::floating_point T>
 using FactorMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;
 
+namespace detail {
+
+/// Where a row of a Tensor or a TensorRef begins: its numbers lie one after the other.
+template <class Matrix>
+auto* RowOf(Matrix& matrix, Index row) {
+  return matrix.data() + row * matrix.outerStride();
+}
+
+}  // namespace detail
+
 }  // namespace nola

@@ -1,7 +1,6 @@
 // Text for messages and files: the same characters whatever the program's locale is.
 #pragma once
 
-#include <array>
 #include <concepts>
 #include <cstddef>
 #include <initializer_list>
@@ -23,34 +22,43 @@ class TextPart {
   TextPart(std::string_view text) : text_(text.data()), size_(text.size()) {}
   TextPart(const std::string& text) : TextPart(std::string_view(text)) {}
   TextPart(const char* text) : TextPart(std::string_view(text)) {}
-  TextPart(char character) : size_(1) { digits_[0] = character; }
+  TextPart(char character) : kind_(Kind::character), natural_(static_cast<unsigned char>(character)) {}
   template <class Number>
   requires std::is_arithmetic_v<Number> TextPart(Number number) {
     if constexpr (std::floating_point<Number>) {
-      Print(static_cast<double>(number));
+      kind_ = Kind::real;
+      real_ = static_cast<double>(number);
     } else if constexpr (std::signed_integral<Number>) {
-      Print(static_cast<long long>(number));
+      kind_ = Kind::integer;
+      integer_ = number;
     } else {
-      Print(static_cast<unsigned long long>(number));
+      kind_ = Kind::natural;
+      natural_ = number;
     }
   }
   // NOLINTEND(google-explicit-constructor)
 
-  std::string_view View() const { return {text_ != nullptr ? text_ : digits_.data(), size_}; }
+  void AppendTo(std::string& text) const;
 
  private:
-  void Print(double number);
-  void Print(long long number);
-  void Print(unsigned long long number);
+  enum class Kind { text, character, real, integer, natural };
 
-  const char* text_ = nullptr;
-  std::size_t size_ = 0;
-  std::array<char, 32> digits_{};
+  Kind kind_ = Kind::text;
+  union {
+    const char* text_;
+    double real_;
+    long long integer_;
+    unsigned long long natural_;
+  };
+  std::size_t size_ = 0;  // of a text
 };
 
 /// Names and values of the settings that make a training run what it is, in the order in which they are
 /// compared.
 using RunSettings = std::vector<std::pair<std::string, std::string>>;
+
+/// Lists a setting.
+void AddSetting(RunSettings& settings, const char* name, std::string value);
 
 /// Joins the parts: Message({"rank ", rank, " exceeds ", most}).
 std::string Message(std::initializer_list<TextPart> parts);

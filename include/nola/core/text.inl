@@ -1,32 +1,43 @@
 // The definitions of text.hpp.
 
+#include <array>
 #include <charconv>
+#include <system_error>
 
 namespace nola {
 
-NOLA_DEFINITION void TextPart::Print(double number) {
-  char* const first = digits_.data();
-  const auto end = std::to_chars(first, first + digits_.size(), number, std::chars_format::general, 6);
-  size_ = static_cast<std::size_t>(end.ptr - first);
-}
-
-NOLA_DEFINITION void TextPart::Print(long long number) {
-  char* const first = digits_.data();
-  size_ = static_cast<std::size_t>(std::to_chars(first, first + digits_.size(), number).ptr - first);
-}
-
-NOLA_DEFINITION void TextPart::Print(unsigned long long number) {
-  char* const first = digits_.data();
-  size_ = static_cast<std::size_t>(std::to_chars(first, first + digits_.size(), number).ptr - first);
+NOLA_DEFINITION void TextPart::AppendTo(std::string& text) const {
+  std::array<char, 32> digits;
+  char* const end = digits.data() + digits.size();
+  std::to_chars_result result{digits.data(), std::errc()};
+  switch (kind_) {
+    case Kind::text:
+      text.append(text_, size_);
+      return;
+    case Kind::character:
+      text += static_cast<char>(natural_);
+      return;
+    case Kind::real:
+      result = std::to_chars(digits.data(), end, real_, std::chars_format::general, 6);
+      break;
+    case Kind::integer:
+      result = std::to_chars(digits.data(), end, integer_);
+      break;
+    case Kind::natural:
+      result = std::to_chars(digits.data(), end, natural_);
+      break;
+  }
+  text.append(digits.data(), result.ptr);
 }
 
 NOLA_DEFINITION std::string Message(std::initializer_list<TextPart> parts) {
-  std::size_t size = 0;
-  for (const TextPart& part : parts) size += part.View().size();
   std::string text;
-  text.reserve(size);
-  for (const TextPart& part : parts) text += part.View();
+  for (const TextPart& part : parts) part.AppendTo(text);
   return text;
+}
+
+NOLA_DEFINITION void AddSetting(RunSettings& settings, const char* name, std::string value) {
+  settings.emplace_back(name, std::move(value));
 }
 
 NOLA_DEFINITION std::string ExactText(double number) {
