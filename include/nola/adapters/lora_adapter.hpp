@@ -26,8 +26,8 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
               bool freezeBaseLayer = true)
       : LoRAAdapterBase<T>("LoRAAdapter", std::move(baseLayer), rank, alpha, freezeBaseLayer) {
     FactorMatrix<T> offset(this->InputSize(), rank);
-    FillOffsetA<T>(BasisGenerator(seed), offset);
-    this->AddParameter("lora_a", offset.transpose());
+    detail::FillOffsetAOn<T>(BasisGenerator(seed), detail::View(offset), BasisWorkspace<T>());
+    this->AddParameter("lora_a", this->TransposedFactor({offset.data(), offset.rows(), offset.cols()}));
     this->AddParameter("lora_b", Tensor<T>::Zero(rank, this->OutputSize()));
   }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -64,8 +65,11 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     return this->UsedParameters();
   }
   T Scaling() const final { return alpha_ / static_cast<T>(rank_); }
-  Tensor<T> GetMatrixA() const final { return FactorA(); }
-  Tensor<T> GetMatrixB() const final { return FactorB().transpose(); }
+  Tensor<T> GetMatrixA() const final {
+    const TensorRef<T> byRows = TransposedFactor(FactorA());
+    return byRows.transpose();
+  }
+  Tensor<T> GetMatrixB() const final { return TransposedFactor(FactorB()); }
   std::shared_ptr<LoRAAdapter<T>> LoRALayer() const final;
 
   ILoRAAdapter<T>* AsAdapter() final { return this; }
@@ -102,7 +106,11 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   const T* BiasRow() const final { return LinearBase()->BiasRow(); }
   void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const final {
     LinearBase()->ReadRows(first, rows);
-    const FactorMatrix<T> scaledA = Scaling() * FactorA().middleRows(first, rows.rows());
+    const ConstFactor a = FactorA();
+    FactorMatrix<T> scaledA(rows.rows(), rank_);
+    for (Index c = 0; c < rank_; ++c) {
+      for (Index i = 0; i < rows.rows(); ++i) scaledA(i, c) = Scaling() * a(first + i, c);
+    }
     detail::AddProduct(scaledA, FactorB().transpose(), rows);
   }
   StoredTensor Stored() const final { return {}; }
@@ -138,6 +146,11 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
         alpha_(other.alpha_),
         input_(other.input_),
         projected_(other.projected_) {}
+
+  /// A factor's memory read by rows.
+  static Eigen::Map<const Tensor<T>> TransposedFactor(const ConstFactor& factor) {
+    return {factor.data(), factor.cols(), factor.rows()};
+  }
 
   /// A [in x rank], a rank vector contiguous.
   virtual ConstFactor FactorA() const = 0;
@@ -208,23 +221,25 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   bool SharesFrozenParameters() const final { return false; }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
-    facts["rank"] = std::to_string(rank_);
-    facts["alpha"] = Message({Alpha()});
-    facts["scaling"] = Message({Scaling()});
-    facts["base_layer_type"] = BaseLayer()->LayerType();
-    facts["base_layer_frozen"] = IsBaseLayerFrozen() ? "true" : "false";
+    detail::SetFact(facts, "rank", rank_);
+    detail::SetFact(facts, "alpha", Alpha());
+    detail::SetFact(facts, "scaling", Scaling());
+    detail::SetFact(facts, "base_layer_type", BaseLayer()->LayerType());
+    detail::SetFact(facts, "base_layer_frozen", IsBaseLayerFrozen() ? "true" : "false");
     // ||A B||^2 is the sum over the elementwise product of the two Gram matrices: A B itself is never formed.
     Tensor<T> gramA(rank_, rank_);
     Tensor<T> gramB(rank_, rank_);
     detail::SetProduct(FactorA().transpose(), FactorA(), gramA);
     detail::SetProduct(FactorB().transpose(), FactorB(), gramB);
-    const T norm = std::abs(Scaling()) * std::sqrt(std::max(T(0), gramA.cwiseProduct(gramB).sum()));
-    facts["update_norm"] = Message({norm});
+    const T norm = std::abs(Scaling()) *
+                   std::sqrt(std::max(T(0), std::inner_product(gramA.data(), gramA.data() + gramA.size(),
+                                                               gramB.data(), T(0))));
+    detail::SetFact(facts, "update_norm", norm);
     if (LinearBase() == nullptr) return;
     T squares = T(0);
     detail::VisitRows(*LinearBase(), this->InputSize(), this->OutputSize(),
                       [&](Index, const Tensor<T>& rows) { squares += rows.squaredNorm(); });
-    facts["update_relative_to_weight"] = Message({norm / std::sqrt(squares)});
+    detail::SetFact(facts, "update_relative_to_weight", norm / std::sqrt(squares));
   }
 
  private:
@@ -246,9 +261,11 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     detail::ParallelFor((rows + block - 1) / block, operations / 50, [&](Index i) {
       const Index count = std::min(block, rows - i * block);
       const auto part = input.middleRows(i * block, count);
-      auto projectedPart = projected.middleRows(i * block, count);
+      Eigen::Map<Tensor<T>> projectedPart(projected.data() + i * block * rank_, count, rank_);
       auto outputPart = output.middleRows(i * block, count);
-      if (kept != nullptr) kept->middleRows(i * block, count) = part;
+      for (Index row = 0; kept != nullptr && row < count; ++row) {
+        std::copy_n(detail::RowOf(part, row), part.cols(), detail::RowOf(*kept, i * block + row));
+      }
       detail::SetProduct(part, FactorA(), projectedPart);
       projectedPart *= Scaling();
       if (statelessBase == nullptr) {

@@ -115,9 +115,9 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
            static_cast<double>(NumBasisA() + NumBasisB());
   }
   /// A copy of the coefficients alpha_i.
-  Vector<T> GetCoefficientsA() const { return this->Value(kA).row(0).transpose(); }
+  Vector<T> GetCoefficientsA() const { return VectorOf(this->Value(kA)); }
   /// A copy of the coefficients beta_j.
-  Vector<T> GetCoefficientsB() const { return this->Value(kB).row(0).transpose(); }
+  Vector<T> GetCoefficientsB() const { return VectorOf(this->Value(kB)); }
   std::uint64_t Seed() const { return generator_.Seed(); }
   std::uint32_t Stream() const { return generator_.Stream(); }
   BasisDistribution Distribution() const { return generator_.Distribution(); }
@@ -156,14 +156,14 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
     LoRAAdapterBase<T>::AddDiagnostics(facts);
-    facts["num_basis_a"] = std::to_string(NumBasisA());
-    facts["num_basis_b"] = std::to_string(NumBasisB());
-    facts["distribution"] = std::string(DistributionName(Distribution()));
-    facts["seed"] = std::to_string(Seed());
-    facts["stream"] = std::to_string(Stream());
-    facts["compression_ratio"] = Message({CompressionRatio()});
-    facts["coefficient_norm_a"] = Message({this->Value(kA).norm()});
-    facts["coefficient_norm_b"] = Message({this->Value(kB).norm()});
+    detail::SetFact(facts, "num_basis_a", NumBasisA());
+    detail::SetFact(facts, "num_basis_b", NumBasisB());
+    detail::SetFact(facts, "distribution", DistributionName(Distribution()));
+    detail::SetFact(facts, "seed", Seed());
+    detail::SetFact(facts, "stream", Stream());
+    detail::SetFact(facts, "compression_ratio", CompressionRatio());
+    detail::SetFact(facts, "coefficient_norm_a", this->Value(kA).norm());
+    detail::SetFact(facts, "coefficient_norm_b", this->Value(kB).norm());
   }
 
  private:
@@ -202,6 +202,10 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
     return base;
   }
 
+  static Vector<T> VectorOf(const Tensor<T>& coefficients) {
+    return Eigen::Map<const Vector<T>>(coefficients.data(), coefficients.size());
+  }
+
   void Rebuild() {
     Rebuild(kA, Factor::a, a_);
     Rebuild(kB, Factor::b, b_);
@@ -211,19 +215,22 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
     const std::uint64_t version = this->Slot(index)->version;
     if (factor.version == version) return;
     factor.version.reset();  // until nothing can fail any more
-    BuildFactor<T>(generator_, which, this->Slot(index)->value.row(0).transpose(), factor.matrix, workspace_);
+    const Tensor<T>& coefficients = this->Slot(index)->value;
+    detail::BuildFactorOn<T>(generator_, which, coefficients.data(), coefficients.size(),
+                             detail::View(factor.matrix), workspace_);
     factor.version = version;
   }
 
   /// Adds to the coefficients' gradient, given dLoss/dmatrix = activations^T * side.
   void Accumulate(std::size_t index, Factor which, const BuiltFactor& factor, const TensorRef<T>& activations,
                   const Tensor<T>& side) {
-    Eigen::Map<FactorMatrix<T>> gradient(
-        factorGradient_.Reserve(static_cast<std::size_t>(factor.matrix.size())), factor.matrix.rows(),
-        factor.matrix.cols());
-    detail::SetProduct(side.transpose(), activations, gradient.transpose());
-    AccumulateCoefficientGradients<T>(generator_, which, gradient, this->Gradient(index).row(0).transpose(),
-                                      workspace_);
+    T* const memory = factorGradient_.Reserve(static_cast<std::size_t>(factor.matrix.size()));
+    Eigen::Map<Tensor<T>> transposed(memory, factor.matrix.cols(), factor.matrix.rows());
+    detail::SetProduct(side.transpose(), activations, transposed);
+    Tensor<T>& sums = this->Gradient(index);
+    detail::AccumulateCoefficientGradientsOn<T>(
+        generator_, which, {memory, factor.matrix.rows(), factor.matrix.cols(), factor.matrix.rows()},
+        sums.data(), sums.size(), workspace_);
   }
 
   BasisGenerator generator_;

@@ -45,14 +45,16 @@ inline void CheckBasisFactor(const char* function, Factor factor) {
   }
 }
 
-template <std::floating_point T>
-FactorView<T> View(Eigen::Ref<FactorMatrix<T>>& factor) {
-  return {factor.data(), factor.rows(), factor.cols(), factor.outerStride()};
+/// A column-major matrix of Eigen as memory.
+template <class Matrix>
+auto View(Matrix& factor) {
+  return FactorView<std::remove_pointer_t<decltype(factor.data())>>{factor.data(), factor.rows(),
+                                                                    factor.cols(), factor.outerStride()};
 }
 
 template <class T>
 void Combine(const BasisGenerator& generator, Factor factor, const T* coefficients, Index numBasis,
-             Eigen::Ref<FactorMatrix<T>>& sum, BasisWorkspace<T>& workspace);
+             const FactorView<T>& sum, BasisWorkspace<T>& workspace);
 
 template <class T>
 void Contract(const BasisGenerator& generator, Factor factor, const FactorView<const T>& gradient,
@@ -60,8 +62,52 @@ void Contract(const BasisGenerator& generator, Factor factor, const FactorView<c
 
 /// Adds A0 to sum.
 template <class T>
-void AddOffsetA(const BasisGenerator& generator, Eigen::Ref<FactorMatrix<T>>& sum,
+void AddOffsetA(const BasisGenerator& generator, const FactorView<T>& sum,
                 const BasisWorkspace<T>& workspace);
+
+// The functions of basis_kernels.hpp that adapters call, on memory: see those without `On`.
+
+template <std::floating_point T>
+void ScaleByGainOn(BasisDistribution distribution, const T* coefficients, Index numBasis, T* scaled) {
+  if (numBasis == 0) return;
+  const T gain = BasisGain<T>(distribution, numBasis);
+  for (Index i = 0; i < numBasis; ++i) scaled[i] = coefficients[i] * gain;
+  RoundToMemory(scaled);
+}
+
+template <std::floating_point T>
+void FillOffsetAOn(const BasisGenerator& generator, const FactorView<T>& offset,
+                   const BasisWorkspace<T>& workspace) {
+  CheckFactorShape("FillOffsetA", offset.length, offset.rank, 0);
+  if (offset.Empty()) return;
+  FillZero(offset);
+  AddOffsetA<T>(generator, offset, workspace);
+}
+
+template <std::floating_point T>
+void BuildFactorOn(const BasisGenerator& generator, Factor factor, const T* coefficients, Index numBasis,
+                   const FactorView<T>& result, BasisWorkspace<T>& workspace) {
+  CheckBasisFactor("BuildFactor", factor);
+  CheckFactorShape("BuildFactor", result.length, result.rank, numBasis);
+  if (result.Empty()) return;
+  T* const scaled = workspace.ReserveCoefficients(static_cast<std::size_t>(numBasis));
+  ScaleByGainOn<T>(generator.Distribution(), coefficients, numBasis, scaled);
+  Combine<T>(generator, factor, scaled, numBasis, result, workspace);
+  if (factor == Factor::a) AddOffsetA<T>(generator, result, workspace);
+}
+
+template <std::floating_point T>
+void AccumulateCoefficientGradientsOn(const BasisGenerator& generator, Factor factor,
+                                      const FactorView<const T>& gradient, T* coefficientGradients,
+                                      Index numBasis, BasisWorkspace<T>& workspace) {
+  CheckBasisFactor("AccumulateCoefficientGradients", factor);
+  CheckFactorShape("AccumulateCoefficientGradients", gradient.length, gradient.rank, numBasis);
+  if (numBasis == 0) return;
+  T* const products = workspace.ReserveCoefficients(static_cast<std::size_t>(numBasis));
+  Contract<T>(generator, factor, gradient, products, numBasis, workspace);
+  const T gain = BasisGain<T>(generator.Distribution(), numBasis);
+  for (Index i = 0; i < numBasis; ++i) coefficientGradients[i] += products[i] * gain;
+}
 
 }  // namespace detail
 
@@ -80,7 +126,8 @@ void CombineBasis(const BasisGenerator& generator, Factor factor,
                   Eigen::Ref<FactorMatrix<std::type_identity_t<T>>> sum, BasisWorkspace<T>& workspace) {
   detail::CheckBasisFactor("CombineBasis", factor);
   detail::CheckFactorShape("CombineBasis", sum.rows(), sum.cols(), scaledCoefficients.size());
-  detail::Combine<T>(generator, factor, scaledCoefficients.data(), scaledCoefficients.size(), sum, workspace);
+  detail::Combine<T>(generator, factor, scaledCoefficients.data(), scaledCoefficients.size(),
+                     detail::View(sum), workspace);
 }
 
 /// The same with a workspace of its own: CombineBasis<float>(...).
@@ -112,9 +159,7 @@ void ContractBasis(const BasisGenerator& generator, Factor factor,
                    Eigen::Ref<Vector<std::type_identity_t<T>>> products, BasisWorkspace<T>& workspace) {
   detail::CheckBasisFactor("ContractBasis", factor);
   detail::CheckFactorShape("ContractBasis", gradient.rows(), gradient.cols(), products.size());
-  detail::Contract<T>(generator, factor,
-                      {gradient.data(), gradient.rows(), gradient.cols(), gradient.outerStride()},
-                      products.data(), products.size(), workspace);
+  detail::Contract<T>(generator, factor, detail::View(gradient), products.data(), products.size(), workspace);
 }
 
 /// The same with a workspace of its own: ContractBasis<float>(...).
@@ -145,9 +190,7 @@ void ScaleByGain(BasisDistribution distribution,
     throw ShapeError(
         Message({"ScaleByGain: ", coefficients.size(), " coefficients, but room for ", scaled.size()}));
   }
-  if (coefficients.size() == 0) return;
-  scaled = coefficients * BasisGain<T>(distribution, coefficients.size());
-  detail::RoundToMemory(scaled.data());
+  detail::ScaleByGainOn<T>(distribution, coefficients.data(), coefficients.size(), scaled.data());
 }
 
 /// Writes the frozen offset A0 of factor A. Bit-identical everywhere. Cost: a word an entry.
@@ -157,10 +200,7 @@ void ScaleByGain(BasisDistribution distribution,
 template <std::floating_point T>
 void FillOffsetA(const BasisGenerator& generator, Eigen::Ref<FactorMatrix<std::type_identity_t<T>>> offset,
                  BasisWorkspace<T>& workspace) {
-  detail::CheckFactorShape("FillOffsetA", offset.rows(), offset.cols(), 0);
-  if (offset.size() == 0) return;
-  detail::FillZero(detail::View<T>(offset));
-  detail::AddOffsetA<T>(generator, offset, workspace);
+  detail::FillOffsetAOn<T>(generator, detail::View(offset), workspace);
 }
 
 /// The same with a workspace of its own: FillOffsetA<float>(...).
@@ -185,14 +225,8 @@ template <std::floating_point T>
 void BuildFactor(const BasisGenerator& generator, Factor factor,
                  const Eigen::Ref<const Vector<std::type_identity_t<T>>>& coefficients,
                  Eigen::Ref<FactorMatrix<std::type_identity_t<T>>> result, BasisWorkspace<T>& workspace) {
-  detail::CheckBasisFactor("BuildFactor", factor);
-  detail::CheckFactorShape("BuildFactor", result.rows(), result.cols(), coefficients.size());
-  if (result.size() == 0) return;
-  const Index k = coefficients.size();
-  Eigen::Map<Vector<T>> scaled(workspace.ReserveCoefficients(static_cast<std::size_t>(k)), k);
-  ScaleByGain<T>(generator.Distribution(), coefficients, scaled);
-  detail::Combine<T>(generator, factor, scaled.data(), k, result, workspace);
-  if (factor == Factor::a) detail::AddOffsetA<T>(generator, result, workspace);
+  detail::BuildFactorOn<T>(generator, factor, coefficients.data(), coefficients.size(), detail::View(result),
+                           workspace);
 }
 
 /// Adds gain * <E_i, gradient> to coefficientGradients_i: the loss's derivative by the coefficients, from its
@@ -205,13 +239,9 @@ void AccumulateCoefficientGradients(const BasisGenerator& generator, Factor fact
                                     const Eigen::Ref<const FactorMatrix<std::type_identity_t<T>>>& gradient,
                                     Eigen::Ref<Vector<std::type_identity_t<T>>> coefficientGradients,
                                     BasisWorkspace<T>& workspace) {
-  const Index k = coefficientGradients.size();
-  detail::CheckBasisFactor("AccumulateCoefficientGradients", factor);
-  detail::CheckFactorShape("AccumulateCoefficientGradients", gradient.rows(), gradient.cols(), k);
-  if (k == 0) return;
-  Eigen::Map<Vector<T>> products(workspace.ReserveCoefficients(static_cast<std::size_t>(k)), k);
-  ContractBasis<T>(generator, factor, gradient, products, workspace);
-  coefficientGradients += products * BasisGain<T>(generator.Distribution(), k);
+  detail::AccumulateCoefficientGradientsOn<T>(generator, factor, detail::View(gradient),
+                                              coefficientGradients.data(), coefficientGradients.size(),
+                                              workspace);
 }
 
 }  // namespace nola
@@ -222,14 +252,12 @@ void AccumulateCoefficientGradients(const BasisGenerator& generator, Factor fact
 
 namespace nola::detail {
 
-NOLA_COMPILED_TEMPLATE(kernels,
-                       void Combine<float>(const BasisGenerator&, Factor, const float*, Index,
-                                           Eigen::Ref<FactorMatrix<float>>&, BasisWorkspace<float>&));
-NOLA_COMPILED_TEMPLATE(kernels,
-                       void Combine<double>(const BasisGenerator&, Factor, const double*, Index,
-                                            Eigen::Ref<FactorMatrix<double>>&, BasisWorkspace<double>&));
+NOLA_COMPILED_TEMPLATE(kernels, void Combine<float>(const BasisGenerator&, Factor, const float*, Index,
+                                                    const FactorView<float>&, BasisWorkspace<float>&));
+NOLA_COMPILED_TEMPLATE(kernels, void Combine<double>(const BasisGenerator&, Factor, const double*, Index,
+                                                     const FactorView<double>&, BasisWorkspace<double>&));
 NOLA_COMPILED_TEMPLATE(kernels, void Combine<long double>(const BasisGenerator&, Factor, const long double*,
-                                                          Index, Eigen::Ref<FactorMatrix<long double>>&,
+                                                          Index, const FactorView<long double>&,
                                                           BasisWorkspace<long double>&));
 NOLA_COMPILED_TEMPLATE(kernels,
                        void Contract<float>(const BasisGenerator&, Factor, const FactorView<const float>&,
@@ -240,14 +268,12 @@ NOLA_COMPILED_TEMPLATE(kernels,
 NOLA_COMPILED_TEMPLATE(kernels, void Contract<long double>(const BasisGenerator&, Factor,
                                                            const FactorView<const long double>&, long double*,
                                                            Index, BasisWorkspace<long double>&));
+NOLA_COMPILED_TEMPLATE(kernels, void AddOffsetA<float>(const BasisGenerator&, const FactorView<float>&,
+                                                       const BasisWorkspace<float>&));
+NOLA_COMPILED_TEMPLATE(kernels, void AddOffsetA<double>(const BasisGenerator&, const FactorView<double>&,
+                                                        const BasisWorkspace<double>&));
 NOLA_COMPILED_TEMPLATE(kernels,
-                       void AddOffsetA<float>(const BasisGenerator&, Eigen::Ref<FactorMatrix<float>>&,
-                                              const BasisWorkspace<float>&));
-NOLA_COMPILED_TEMPLATE(kernels,
-                       void AddOffsetA<double>(const BasisGenerator&, Eigen::Ref<FactorMatrix<double>>&,
-                                               const BasisWorkspace<double>&));
-NOLA_COMPILED_TEMPLATE(kernels, void AddOffsetA<long double>(const BasisGenerator&,
-                                                             Eigen::Ref<FactorMatrix<long double>>&,
-                                                             const BasisWorkspace<long double>&));
+                       void AddOffsetA<long double>(const BasisGenerator&, const FactorView<long double>&,
+                                                    const BasisWorkspace<long double>&));
 
 }  // namespace nola::detail

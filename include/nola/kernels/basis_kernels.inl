@@ -23,20 +23,19 @@ const BasisKernels<T>& KernelsOf([[maybe_unused]] InstructionSet set) {
 
 template <class T>
 void Combine(const BasisGenerator& generator, Factor factor, const T* coefficients, Index numBasis,
-             Eigen::Ref<FactorMatrix<T>>& sum, BasisWorkspace<T>& workspace) {
+             const FactorView<T>& sum, BasisWorkspace<T>& workspace) {
   const auto k = static_cast<std::size_t>(numBasis);
-  const FactorView<T> view = View<T>(sum);
-  if (view.Empty()) return;
-  if (k == 0) return FillZero(view);
+  if (sum.Empty()) return;
+  if (k == 0) return FillZero(sum);
   const BasisKernels<T>& kernels = KernelsOf<T>(workspace.Instructions());
   switch (generator.Distribution()) {
     case BasisDistribution::rademacher:
-      return CombineSigns(kernels, generator, factor, coefficients, k, view, workspace);
+      return CombineSigns(kernels, generator, factor, coefficients, k, sum, workspace);
     case BasisDistribution::uniform:
     case BasisDistribution::normal:
-      return CombineEntries(kernels, generator, factor, coefficients, k, view);
+      return CombineEntries(kernels, generator, factor, coefficients, k, sum);
     case BasisDistribution::hadamard:
-      return CombineHadamard(kernels, generator, factor, coefficients, k, view, workspace);
+      return CombineHadamard(kernels, generator, factor, coefficients, k, sum, workspace);
   }
 }
 
@@ -59,9 +58,9 @@ void Contract(const BasisGenerator& generator, Factor factor, const FactorView<c
 }
 
 template <class T>
-void AddOffsetA(const BasisGenerator& generator, Eigen::Ref<FactorMatrix<T>>& sum,
+void AddOffsetA(const BasisGenerator& generator, const FactorView<T>& sum,
                 const BasisWorkspace<T>& workspace) {
-  AddOffset(KernelsOf<T>(workspace.Instructions()), generator, View<T>(sum));
+  AddOffset(KernelsOf<T>(workspace.Instructions()), generator, sum);
 }
 
 }  // namespace nola::detail
