@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -54,8 +53,28 @@ using AdapterFactory = std::function<std::shared_ptr<ILoRAAdapter<T>>(
 namespace detail {
 
 inline bool MatchesAny(const std::vector<std::string>& patterns, const std::string& path) {
-  return std::any_of(patterns.begin(), patterns.end(),
-                     [&](const auto& pattern) { return PathMatches(pattern, path); });
+  for (const std::string& pattern : patterns) {
+    if (PathMatches(pattern, path)) return true;
+  }
+  return false;
+}
+
+/// @throws ConfigError for a pattern that none of these paths matches.
+inline void RequireMatches(const std::vector<std::string>& patterns, const std::vector<std::string>& paths,
+                           const char* kind) {
+  for (const std::string& pattern : patterns) {
+    bool isFound = false;
+    for (const std::string& path : paths) isFound = isFound || PathMatches(pattern, path);
+    if (!isFound) throw ConfigError(Message({"AdaptLayers: '", pattern, "' matches no ", kind, "layer"}));
+  }
+}
+
+/// Whether a path is one of these or leads below one.
+inline bool IsWithinAny(const std::vector<std::string>& paths, const std::string& path) {
+  for (const std::string& above : paths) {
+    if (path == above || path.starts_with(Message({above, "."}))) return true;
+  }
+  return false;
 }
 
 /// AdaptLayers with vectors that the adapters share.
@@ -67,53 +86,41 @@ std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<s
   RequirePlaces("AdaptLayers", network);
   CheckTree(network);
   LayerReplacements<T> dense;
-  LayerReplacements<T> trainable;
-  LayerReplacements<T> targets;  // dense, or an adapter already
-  const auto trainsAsItIs = [&](const std::string& path) {
-    return std::any_of(trainable.begin(), trainable.end(), [&](const auto& entry) {
-      return path == entry.first || path.starts_with(entry.first + ".");
-    });
-  };
+  std::vector<std::string> trainable;
+  std::vector<std::shared_ptr<ILayer<T>>> training;  // the layers there
+  std::vector<std::string> targets;                  // dense, or an adapter already
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     if (layer->AsAdapter() != nullptr) {
-      targets.emplace_back(path, layer);
+      targets.push_back(path);
       return false;
     }
-    if (MatchesAny(trainableModules, path)) trainable.emplace_back(path, layer);
+    if (MatchesAny(trainableModules, path)) {
+      trainable.push_back(path);
+      training.push_back(layer);
+    }
     const bool isLinear = layer->AsLinear() != nullptr;
-    if (isLinear && !trainsAsItIs(path)) {
-      dense.emplace_back(path, layer);
-      targets.emplace_back(path, layer);
+    if (isLinear && !IsWithinAny(trainable, path)) {
+      dense.push_back({path, layer});
+      targets.push_back(path);
     }
     return !isLinear;  // what a linear layer is made of is its own
   });
-  const auto requireMatch = [](const std::vector<std::string>& patterns, const auto& layers,
-                               const char* kind) {
-    for (const std::string& pattern : patterns) {
-      if (std::none_of(layers.begin(), layers.end(),
-                       [&](const auto& entry) { return PathMatches(pattern, entry.first); })) {
-        throw ConfigError(Message({"AdaptLayers: '", pattern, "' matches no ", kind, "layer"}));
-      }
-    }
-  };
-  requireMatch(targetModules, targets, "dense ");
-  requireMatch(trainableModules, trainable, "");
+  RequireMatches(targetModules, targets, "dense ");
+  RequireMatches(trainableModules, trainable, "");
 
   std::vector<std::string> paths;
   LayerReplacements<T> adapters;
   for (const auto& [path, layer] : dense) {
     if (!MatchesAny(targetModules, path)) continue;
     std::shared_ptr<ILayer<T>> adapter = factory(path, layer, static_cast<Index>(paths.size()));
-    if (!adapter) throw ConfigError("AdaptLayers: the factory made no adapter for '" + path + "'");
+    if (!adapter) throw ConfigError(Message({"AdaptLayers: the factory made no adapter for '", path, "'"}));
     if (adapter->InputSize() != layer->InputSize() || adapter->OutputSize() != layer->OutputSize()) {
-      throw ShapeError("AdaptLayers: the factory's adapter for '" + path +
-                       "' has other sizes than the layer");
+      throw ShapeError(
+          Message({"AdaptLayers: the factory's adapter for '", path, "' has other sizes than the layer"}));
     }
-    adapters.emplace_back(path, std::move(adapter));
+    adapters.push_back({path, std::move(adapter)});
     paths.push_back(path);
   }
-  std::vector<std::shared_ptr<ILayer<T>>> training;
-  for (const auto& entry : trainable) training.push_back(entry.second);
   PlaceAdapters(network, adapters, training, shared());
   return paths;
 }
@@ -151,30 +158,25 @@ class SharedCoefficients {
     }
   }
 
-  const Pair& For(const ILayer<T>& layer) {
+  Pair For(const ILayer<T>& layer) {
     const bool byShape = config_.share == CoefficientSharing::byShape;
     const std::string suffix = byShape ? Message({"_", layer.InputSize(), "x", layer.OutputSize()}) : "";
-    const auto [place, isNew] = pairs_.try_emplace(suffix);
-    if (isNew) {
-      CheckBasisCounts(config_.numBasisA, config_.numBasisB);
-      place->second = {std::make_shared<ParameterSlot<T>>(Tensor<T>::Zero(1, config_.numBasisA)),
-                       std::make_shared<ParameterSlot<T>>(Tensor<T>::Zero(1, config_.numBasisB))};
-    }
-    return place->second;
+    CheckBasisCounts(config_.numBasisA, config_.numBasisB);
+    return {SlotOf("nola_coefficients_a" + suffix, config_.numBasisA),
+            SlotOf("nola_coefficients_b" + suffix, config_.numBasisB)};
   }
 
-  SlotsByName<T> Slots() const {
-    SlotsByName<T> slots;
-    for (const auto& [suffix, pair] : pairs_) {
-      slots.emplace("nola_coefficients_a" + suffix, pair[0]);
-      slots.emplace("nola_coefficients_b" + suffix, pair[1]);
-    }
-    return slots;
-  }
+  const SlotsByName<T>& Slots() const { return slots_; }
 
  private:
+  std::shared_ptr<ParameterSlot<T>> SlotOf(const std::string& name, Index numBasis) {
+    std::shared_ptr<ParameterSlot<T>>& slot = slots_[name];
+    if (!slot) slot = std::make_shared<ParameterSlot<T>>(Tensor<T>::Zero(1, numBasis));
+    return slot;
+  }
+
   const AdapterConfig& config_;
-  std::map<std::string, Pair> pairs_;
+  SlotsByName<T> slots_;
 };
 
 }  // namespace detail
@@ -225,7 +227,7 @@ std::vector<std::string> MergeAdapters(ILayer<T>& network) {
   VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
     const ILoRAAdapter<T>* const adapter = layer->AsAdapter();
     if (adapter == nullptr) return true;
-    merged.emplace_back(path, adapter->MergeToOriginalLayer());
+    merged.push_back({path, adapter->MergeToOriginalLayer()});
     paths.push_back(path);
     return false;
   });

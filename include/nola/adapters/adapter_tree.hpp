@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/core/object_numbers.hpp"
 #include "nola/layers/contract/layer_tree.hpp"
 
 namespace nola {
@@ -79,10 +79,10 @@ using SlotsByName = std::map<std::string, std::shared_ptr<ParameterSlot<T>>>;
 
 /// The parameters that the factors of a network's adapters come from.
 template <std::floating_point T>
-std::set<const ParameterSlot<T>*> FactorSlots(const ILayer<T>& network) {
-  std::set<const ParameterSlot<T>*> slots;
+ObjectNumbers FactorSlots(const ILayer<T>& network) {
+  ObjectNumbers slots;
   for (const PlacedAdapter<T>& placed : FindAdapters(network)) {
-    for (const auto& slot : placed.adapter->FactorParameters()) slots.insert(slot.get());
+    for (const auto& slot : placed.adapter->FactorParameters()) slots.Add(slot.get());
   }
   return slots;
 }
@@ -99,8 +99,8 @@ bool KeepsWeightElsewhere(const ILayer<T>& layer) {
 }
 
 template <std::floating_point T, class Visit>
-void VisitBaseWeights(const ILayer<T>& layer, const std::set<const ParameterSlot<T>*>& factors,
-                      const Visit& visit, const std::string& prefix, bool isBase) {
+void VisitBaseWeights(const ILayer<T>& layer, const ObjectNumbers& factors, const Visit& visit,
+                      const std::string& prefix, bool isBase) {
   const bool isAdapter = layer.AsAdapter() != nullptr && !isBase;  // the base of an adapter is what it is
   for (const NamedLayer<T>& child : layer.Children()) {
     VisitBaseWeights(*child.layer, factors, visit, isAdapter ? prefix : prefix + child.name + ".",
@@ -108,7 +108,7 @@ void VisitBaseWeights(const ILayer<T>& layer, const std::set<const ParameterSlot
   }
   if (isAdapter) return;
   for (const NamedSlot<T>& own : layer.OwnParameters()) {
-    if (factors.contains(own.slot.get())) continue;  // that adapters below share
+    if (factors.Contains(own.slot.get())) continue;  // that adapters below share
     visit(prefix + own.name, layer, static_cast<const ParameterSlot<T>*>(own.slot.get()));
   }
   if (KeepsWeightElsewhere(layer))
@@ -126,13 +126,13 @@ void VisitBaseWeights(const ILayer<T>& network, const Visit& visit) {
 /// Takes adopted parameters off the lists that adapters used, `before`, and none uses any more. @return
 /// those.
 template <std::floating_point T>
-SlotsByName<T> DisownUnused(ILayer<T>& network, const std::set<const ParameterSlot<T>*>& before) {
-  const std::set<const ParameterSlot<T>*> used = FactorSlots(network);
+SlotsByName<T> DisownUnused(ILayer<T>& network, const ObjectNumbers& before) {
+  const ObjectNumbers used = FactorSlots(network);
   SlotsByName<T> unused;
   const auto disown = [&](ILayer<T>& layer, const std::string& prefix) {
-    const auto listed = layer.OwnParameters();
-    for (const NamedSlot<T>& own : std::vector<NamedSlot<T>>(listed.begin(), listed.end())) {
-      const bool isUnused = before.contains(own.slot.get()) && !used.contains(own.slot.get());
+    for (std::size_t i = layer.OwnParameters().size(); i-- > 0;) {  // from the end: some are taken off
+      const NamedSlot<T> own = layer.OwnParameters()[i];
+      const bool isUnused = before.Contains(own.slot.get()) && !used.Contains(own.slot.get());
       if (isUnused && layer.DisownParameter(own.name)) {
         unused.emplace(prefix + own.name, own.slot);
       }
@@ -149,19 +149,20 @@ SlotsByName<T> DisownUnused(ILayer<T>& network, const std::set<const ParameterSl
 /// Lists these vectors of coefficients, and takes those off that adapters used `before`: all, or nothing
 /// changes.
 template <std::floating_point T>
-void ListShared(ILayer<T>& network, const SlotsByName<T>& shared,
-                const std::set<const ParameterSlot<T>*>& before) {
+void ListShared(ILayer<T>& network, const SlotsByName<T>& shared, const ObjectNumbers& before) {
   const SlotsByName<T> unused = DisownUnused(network, before);
-  std::vector<std::pair<ILayer<T>*, std::string>> adopted;
-  adopted.reserve(shared.size());
+  std::size_t adopted = 0;
   try {
     for (const auto& [name, slot] : shared) {
-      auto lister = ParentOf(network, name);
-      lister.first->AdoptParameter(lister.second, slot);
-      adopted.push_back(std::move(lister));
+      const auto [layer, own] = ParentOf(network, name);
+      layer->AdoptParameter(own, slot);
+      ++adopted;
     }
   } catch (...) {
-    for (const auto& [layer, name] : adopted) layer->DisownParameter(name);
+    for (auto entry = shared.begin(); adopted > 0; ++entry, --adopted) {
+      const auto [layer, own] = ParentOf(network, entry->first);
+      layer->DisownParameter(own);
+    }
     for (const auto& [name, slot] : unused) {
       const auto [layer, own] = ParentOf(network, name);
       layer->AdoptParameter(own, slot);
@@ -180,27 +181,29 @@ void PlaceAdapters(ILayer<T>& network, const LayerReplacements<T>& adapters,
                    const std::vector<std::shared_ptr<ILayer<T>>>& training = {},
                    const SlotsByName<T>& shared = {}) {
   if (adapters.empty() && training.empty()) return;
-  std::vector<TrainableMarks<T>> marks;
-  std::vector<std::pair<std::shared_ptr<ParameterSlot<T>>, bool>> sharedMarks;
+  TrainableMarks<T> marks;
+  std::vector<std::shared_ptr<ParameterSlot<T>>> sharedSlots;
+  std::vector<bool> sharedMarks;
   const auto keepMarks = [&](const ILayer<T>& adapter) {
-    marks.emplace_back(adapter);
+    marks.Add(adapter);
     if (!adapter.OwnParameters().empty()) return;
     for (const auto& slot : adapter.AsAdapter()->FactorParameters()) {
-      sharedMarks.emplace_back(slot, slot->trainable);
+      sharedSlots.push_back(slot);
+      sharedMarks.push_back(slot->trainable);
     }
   };
   for (const PlacedAdapter<T>& present : FindAdapters(network)) {
-    const bool stays = std::none_of(adapters.begin(), adapters.end(),
-                                    [&](const auto& entry) { return entry.first == present.path; });
+    bool stays = true;
+    for (const auto& [path, adapter] : adapters) stays = stays && path != present.path;
     if (stays) keepMarks(*present.layer);
   }
   for (const auto& [path, adapter] : adapters) keepMarks(*adapter);
-  const std::set<const ParameterSlot<T>*> before = FactorSlots(network);
+  const ObjectNumbers before = FactorSlots(network);
   ReplaceLayers(network, adapters, [&] {
     ListShared(network, shared, before);
     network.SetTrainable(false);
-    for (const TrainableMarks<T>& kept : marks) kept.Restore();
-    for (const auto& [slot, trained] : sharedMarks) slot->SetTrainable(trained);
+    marks.Restore();
+    for (std::size_t i = 0; i < sharedSlots.size(); ++i) sharedSlots[i]->SetTrainable(sharedMarks[i]);
     for (const std::shared_ptr<ILayer<T>>& layer : training) layer->SetTrainable(true);
   });
   for (const auto& [path, adapter] : adapters) {  // what a base kept of a pass is no use below a frozen edge

@@ -19,7 +19,11 @@ void ApplyFunction(const Function& function, const Input& x, Output& y) {
   if constexpr (requires { function.template Values<T>(x, y); }) {
     function.template Values<T>(x, y);
   } else {
-    y = x.unaryExpr([&function](T value) { return function.template Value<T>(value); });
+    for (Index row = 0; row < x.rows(); ++row) {
+      const T* const from = RowOf(x, row);
+      T* const to = RowOf(y, row);
+      for (Index i = 0; i < x.cols(); ++i) to[i] = function.template Value<T>(from[i]);
+    }
   }
 }
 
@@ -57,9 +61,12 @@ class ActivationLayer final : public LayerBase<T> {
     if constexpr (requires { function_.InputGradients(kept_, outputGradient, inputGradient); }) {
       function_.InputGradients(kept_, outputGradient, inputGradient);
     } else {
-      inputGradient = kept_.binaryExpr(outputGradient, [this](T kept, T gradient) {
-        return gradient * function_.template Derivative<T>(kept);
-      });
+      for (Index row = 0; row < kept_.rows(); ++row) {
+        const T* const kept = detail::RowOf(kept_, row);
+        const T* const out = detail::RowOf(outputGradient, row);
+        T* const in = detail::RowOf(inputGradient, row);
+        for (Index i = 0; i < kept_.cols(); ++i) in[i] = out[i] * function_.template Derivative<T>(kept[i]);
+      }
     }
   }
 

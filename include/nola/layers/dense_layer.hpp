@@ -35,9 +35,13 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     }
     RandomStream random(seed, RandomPurpose::weights);
     const T bound = T(1) / std::sqrt(static_cast<T>(inputSize));
-    const auto draw = [&] { return bound * random.template NextSymmetric<T>(); };
-    this->AddParameter("weight", Tensor<T>::NullaryExpr(inputSize, outputSize, draw));
-    if (bias) this->AddParameter("bias", Tensor<T>::NullaryExpr(1, outputSize, draw));
+    const auto draw = [&](Index rows) {
+      Tensor<T> drawn(rows, outputSize);
+      for (Index i = 0; i < drawn.size(); ++i) drawn.data()[i] = bound * random.template NextSymmetric<T>();
+      return drawn;
+    };
+    this->AddParameter("weight", draw(inputSize));
+    if (bias) this->AddParameter("bias", draw(1));
   }
 
   /// A layer with these values.

@@ -48,7 +48,7 @@ struct ParameterSlot {
   /// The fingerprint of the value, each number in float. Computed once for each version, unless somebody may
   /// write to the value without saying so. Safe from many threads.
   PhiloxCounter ValueFingerprint() const {
-    const std::scoped_lock lock(fingerprintMutex_);
+    const std::lock_guard lock(fingerprintMutex_);
     if (isLent || fingerprintVersion_ != version) {
       Fingerprint fingerprint;
       fingerprint.AddNumbers<T>({value.data(), static_cast<std::size_t>(value.size())});

@@ -93,7 +93,8 @@ BatchLoss<T> RegressionLoss(Tensor<T> targets) {
         throw ShapeError(
             Message({"RegressionLoss: row ", rows[i], " has no target, there are ", targets->rows()}));
       }
-      batch.row(static_cast<Index>(i)) = targets->row(rows[i]);
+      std::copy_n(detail::RowOf(*targets, rows[i]), targets->cols(),
+                  detail::RowOf(batch, static_cast<Index>(i)));
     }
     return CountedSquaredError<T>(output, batch, gradient);
   };

@@ -23,13 +23,19 @@ T GradientNorm(std::span<const Parameter<T>> parameters) {
   if (std::isfinite(sum)) return std::sqrt(sum);
   T largest = T(0);  // squares overflow: once more, relative to the largest
   for (const Parameter<T>& parameter : parameters) {
-    if (!parameter.gradient.allFinite()) return std::numeric_limits<T>::quiet_NaN();
-    if (parameter.gradient.size() > 0) {
-      largest = std::max(largest, parameter.gradient.cwiseAbs().maxCoeff());
+    for (Index i = 0; i < parameter.gradient.size(); ++i) {
+      const T size = std::abs(parameter.gradient.data()[i]);
+      if (!std::isfinite(size)) return std::numeric_limits<T>::quiet_NaN();
+      largest = std::max(largest, size);
     }
   }
   sum = T(0);
-  for (const Parameter<T>& parameter : parameters) sum += (parameter.gradient / largest).squaredNorm();
+  for (const Parameter<T>& parameter : parameters) {
+    for (Index i = 0; i < parameter.gradient.size(); ++i) {
+      const T share = parameter.gradient.data()[i] / largest;
+      sum += share * share;
+    }
+  }
   return std::min(largest * std::sqrt(sum), std::numeric_limits<T>::max());
 }
 

@@ -49,7 +49,7 @@ class RowBatches {
         static_cast<std::size_t>(std::min(options_.batchSize, rows - first)));
     batch.inputs.resize(std::ssize(batchRows_), inputs.cols());
     for (std::size_t i = 0; i < batchRows_.size(); ++i) {
-      batch.inputs.row(static_cast<Index>(i)) = inputs.row(batchRows_[i]);
+      std::copy_n(RowOf(inputs, batchRows_[i]), inputs.cols(), RowOf(batch.inputs, static_cast<Index>(i)));
     }
     batch.rows.sequences.assign(batchRows_.size(), SequenceRows{.rows = 1});
   }
@@ -63,9 +63,11 @@ class RowBatches {
   }
 
   RunSettings Identity() const {
-    return {{"batch_size", std::to_string(options_.batchSize)},
-            {"seed", std::to_string(options_.seed)},
-            {"epochs", std::to_string(options_.epochs)}};
+    RunSettings settings;
+    AddSetting(settings, "batch_size", std::to_string(options_.batchSize));
+    AddSetting(settings, "seed", std::to_string(options_.seed));
+    AddSetting(settings, "epochs", std::to_string(options_.epochs));
+    return settings;
   }
 
  private:
@@ -130,7 +132,7 @@ class MatrixRows {
   }
   RunSettings Identity() const {
     RunSettings settings = batches_.Identity();
-    settings.emplace_back("rows", std::to_string(inputs_.rows()));
+    AddSetting(settings, "rows", std::to_string(inputs_.rows()));
     return settings;
   }
 

@@ -34,9 +34,10 @@ class SGD final : public Optimizer<T> {
   }
 
   RunSettings Identity() const override {
-    RunSettings settings{{"kind", "SGD"},
-                         {"momentum", ExactText(options_.momentum)},
-                         {"weight_decay", ExactText(options_.weightDecay)}};
+    RunSettings settings;
+    AddSetting(settings, "kind", "SGD");
+    AddSetting(settings, "momentum", ExactText(options_.momentum));
+    AddSetting(settings, "weight_decay", ExactText(options_.weightDecay));
     detail::AddGroups(settings, options_.groups);
     return settings;
   }
@@ -83,11 +84,12 @@ class AdamW final : public Optimizer<T> {
   }
 
   RunSettings Identity() const override {
-    RunSettings settings{{"kind", "AdamW"},
-                         {"beta1", ExactText(options_.beta1)},
-                         {"beta2", ExactText(options_.beta2)},
-                         {"epsilon", ExactText(options_.epsilon)},
-                         {"weight_decay", ExactText(options_.weightDecay)}};
+    RunSettings settings;
+    AddSetting(settings, "kind", "AdamW");
+    AddSetting(settings, "beta1", ExactText(options_.beta1));
+    AddSetting(settings, "beta2", ExactText(options_.beta2));
+    AddSetting(settings, "epsilon", ExactText(options_.epsilon));
+    AddSetting(settings, "weight_decay", ExactText(options_.weightDecay));
     detail::AddGroups(settings, options_.groups);
     return settings;
   }

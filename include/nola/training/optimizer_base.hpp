@@ -51,12 +51,11 @@ class Optimizer {
     RefreshGradients();
     const T norm = GradientNorm<T>(parameters_);
     if (!std::isfinite(norm)) {
-      const auto bad = std::find_if_not(parameters_.begin(), parameters_.end(), [](const auto& parameter) {
-        return detail::IsFinite(parameter.gradient);
-      });
+      std::size_t bad = 0;
+      while (detail::IsFinite(parameters_[bad].slot->gradient)) ++bad;
       throw StateError(
-          Message({"Optimizer: the gradient of '", bad->name, "' contains NaN or infinity at step ",
-                   stepCount_, "; nothing has been updated"}));
+          Message({"Optimizer: the gradient of '", parameters_[bad].name,
+                   "' contains NaN or infinity at step ", stepCount_, "; nothing has been updated"}));
     }
     if (maxGradientNorm > T(0)) detail::ScaleToNorm<T>(parameters_, norm, maxGradientNorm);
     ++stepCount_;
@@ -168,18 +167,17 @@ class Optimizer {
   void RefreshGradients() {
     for (Parameter<T>& parameter : parameters_) parameter.trainable = false;
     bool lacksOne = false;
-    auto next = parameters_.begin();
+    std::size_t next = 0;
     detail::VisitSlots<T>(network_, [&](const ParameterSlot<T>& slot) {
       if (!slot.trainable) return;
-      const auto isIt = [&](const Parameter<T>& parameter) { return parameter.slot.get() == &slot; };
-      auto found = std::find_if(next, parameters_.end(), isIt);  // mostly the next one
-      if (found == parameters_.end()) found = std::find_if(parameters_.begin(), next, isIt);
-      if (found == parameters_.end() || !isIt(*found)) {
-        lacksOne = true;
+      for (std::size_t tried = 0; tried < parameters_.size(); ++tried) {
+        if (next == parameters_.size()) next = 0;
+        Parameter<T>& parameter = parameters_[next++];  // mostly the first that is tried
+        if (parameter.slot.get() != &slot) continue;
+        parameter.trainable = true;
         return;
       }
-      found->trainable = true;
-      next = found + 1;
+      lacksOne = true;
     });
     missing_.clear();
     if (lacksOne) Rebind();
@@ -198,8 +196,8 @@ class Optimizer {
   void Rebind() {
     for (NamedSlot<T>& listed : detail::ListSlots(network_)) {
       if (!listed.slot->trainable) continue;
-      const auto held = std::find_if(parameters_.begin(), parameters_.end(),
-                                     [&](const auto& parameter) { return parameter.name == listed.name; });
+      auto held = parameters_.begin();
+      while (held != parameters_.end() && held->name != listed.name) ++held;
       if (held == parameters_.end() || (held->slot != listed.slot && !held->slot->isShared)) {
         if (missing_.empty()) missing_ = listed.name;
         continue;

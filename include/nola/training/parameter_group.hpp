@@ -59,11 +59,11 @@ inline void AddGroups(RunSettings& settings, const std::vector<ParameterGroup>& 
   if (groups.empty()) return;
   std::string text;
   for (const ParameterGroup& group : groups) {
-    for (const std::string& pattern : group.parameters) text += pattern + ' ';
-    text += "at " + ExactText(group.rateFactor);
-    text += group.weightDecay ? " decaying " + ExactText(*group.weightDecay) + "; " : "; ";
+    for (const std::string& pattern : group.parameters) text += Message({pattern, ' '});
+    text += Message({"at ", ExactText(group.rateFactor), group.weightDecay ? " decaying " : "",
+                     group.weightDecay ? ExactText(*group.weightDecay) : "", "; "});
   }
-  settings.emplace_back("groups", text);
+  AddSetting(settings, "groups", std::move(text));
 }
 
 }  // namespace detail

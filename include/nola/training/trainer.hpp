@@ -85,16 +85,16 @@ class Trainer {
   RunSettings Identity() const {
     RunSettings settings;
     for (const auto& [name, value] : source_ ? source_->Identity() : rowBatches_.Identity()) {
-      settings.emplace_back((source_ ? "source." : "") + name, value);
+      AddSetting(settings, Message({source_ ? "source." : "", name}).c_str(), value);
     }
-    settings.emplace_back("learning_rate", ExactText(options_.learningRate));
-    settings.emplace_back("warmup_fraction", ExactText(options_.warmupFraction));
-    settings.emplace_back("final_fraction", ExactText(options_.finalFraction));
-    settings.emplace_back("max_gradient_norm", ExactText(options_.maxGradientNorm));
+    AddSetting(settings, "learning_rate", ExactText(options_.learningRate));
+    AddSetting(settings, "warmup_fraction", ExactText(options_.warmupFraction));
+    AddSetting(settings, "final_fraction", ExactText(options_.finalFraction));
+    AddSetting(settings, "max_gradient_norm", ExactText(options_.maxGradientNorm));
     for (const auto& [name, value] :
          {std::pair{"micro_batch_size", options_.microBatchSize},
           std::pair{"validate_every", options_.validateEvery}, std::pair{"patience", options_.patience}}) {
-      if (value != 0) settings.emplace_back(name, std::to_string(value));
+      if (value != 0) AddSetting(settings, name, std::to_string(value));
     }
     return settings;
   }
@@ -205,12 +205,14 @@ class Trainer {
       AddPart(source, 0, batch_.inputs, batch_.rows);
       return;
     }
+    const Index width = batch_.inputs.cols();
     Index firstRow = 0;
     for (auto first = sequences.begin(); first != sequences.end();) {
       const auto end = first + std::min<std::ptrdiff_t>(options_.microBatchSize, sequences.end() - first);
       part_.sequences.assign(std::exchange(first, end), end);
       const Index rows = part_.RowCount();
-      AddPart(source, firstRow, batch_.inputs.middleRows(firstRow, rows), part_);
+      AddPart(source, firstRow,
+              Eigen::Map<const Tensor<T>>(batch_.inputs.data() + firstRow * width, rows, width), part_);
       firstRow += rows;
     }
   }

@@ -146,7 +146,7 @@ class CausalSelfAttention final : public LayerBase<T> {
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
-    facts["heads"] = std::to_string(Heads());
+    detail::SetFact(facts, "heads", Heads());
   }
 
  private:

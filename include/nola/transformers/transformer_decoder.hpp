@@ -182,8 +182,8 @@ class TransformerDecoder final : public Composite<T> {
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
-    facts["positions"] = std::to_string(Positions());
-    facts["tied_head"] = HasTiedHead() ? "true" : "false";
+    detail::SetFact(facts, "positions", Positions());
+    detail::SetFact(facts, "tied_head", HasTiedHead() ? "true" : "false");
   }
 
  private:

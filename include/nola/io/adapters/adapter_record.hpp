@@ -127,9 +127,9 @@ inline AdapterRecord ParseRecord(const std::string& path, const std::string& tex
 template <std::floating_point T>
 std::map<const ParameterSlot<T>*, std::string> SharedNames(const ILayer<T>& network) {
   std::map<const ParameterSlot<T>*, std::string> names;
-  const std::set<const ParameterSlot<T>*> factors = FactorSlots(network);
+  const ObjectNumbers factors = FactorSlots(network);
   for (const NamedSlot<T>& listed : ListSlots(network)) {
-    if (factors.contains(listed.slot.get())) names.emplace(listed.slot.get(), listed.name);
+    if (factors.Contains(listed.slot.get())) names.emplace(listed.slot.get(), listed.name);
   }
   for (const PlacedAdapter<T>& placed : FindAdapters(network)) {
     for (const NamedSlot<T>& own : placed.layer->OwnParameters()) names.erase(own.slot.get());

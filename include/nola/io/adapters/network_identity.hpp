@@ -18,9 +18,9 @@ template <std::floating_point T>
 std::vector<ConstParameter<T>> TrainedBeside(const ILayer<T>& network,
                                              const std::vector<PlacedAdapter<T>>& adapters) {
   std::vector<ConstParameter<T>> trained;
-  const std::set<const ParameterSlot<T>*> factors = FactorSlots(network);
+  const ObjectNumbers factors = FactorSlots(network);
   for (ConstParameter<T>& parameter : network.Parameters()) {
-    if (factors.contains(parameter.slot.get())) continue;
+    if (factors.Contains(parameter.slot.get())) continue;
     const auto owner = std::find_if(adapters.begin(), adapters.end(), [&](const auto& placed) {
       return parameter.name.starts_with(placed.path + ".");
     });

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <concepts>
-#include <map>
 #include <memory>
+#include <vector>
 
+#include "nola/core/object_numbers.hpp"
 #include "nola/layers/contract/parameter.hpp"
 
 namespace nola::detail {
@@ -29,18 +30,19 @@ class CloneScope {
   /// A copy's slot for a slot of the original. @param mayShare  whether a frozen one may be the original's.
   std::shared_ptr<ParameterSlot<T>> CopyOf(const std::shared_ptr<ParameterSlot<T>>& slot,
                                            bool mayShare = true) const {
-    auto [place, isNew] = current_->slots.try_emplace(slot.get());
-    if (!isNew) return place->second;
+    const auto [number, isNew] = current_->numbers.Add(slot.get());
+    if (!isNew) return current_->slots[number];
+    std::shared_ptr<ParameterSlot<T>>& copy = current_->slots.emplace_back();
     if (mayShare && current_->sharesFrozen && (!slot->trainable || current_->frozenEdges > 0)) {
       slot->isShared.store(true, std::memory_order_relaxed);
-      place->second = slot;
+      copy = slot;
     } else {
-      place->second = std::make_shared<ParameterSlot<T>>(slot->value);
-      place->second->trainable = slot->trainable;
-      place->second->version = slot->version.load();
-      if (!current_->sharesFrozen) place->second->gradient = slot->gradient;
+      copy = std::make_shared<ParameterSlot<T>>(slot->value);
+      copy->trainable = slot->trainable;
+      copy->version = slot->version.load();
+      if (!current_->sharesFrozen) copy->gradient = slot->gradient;
     }
-    return place->second;
+    return copy;
   }
 
   /// Whether the copy in progress leaves out what a pass has left behind.
@@ -60,7 +62,8 @@ class CloneScope {
 
  private:
   struct Copy {
-    std::map<const ParameterSlot<T>*, std::shared_ptr<ParameterSlot<T>>> slots;
+    ObjectNumbers numbers;                                 // of the original's slots
+    std::vector<std::shared_ptr<ParameterSlot<T>>> slots;  // their copies
     bool sharesFrozen = false;
     int frozenEdges = 0;
   };

@@ -117,8 +117,7 @@ class LayerBase : public virtual ILayer<T> {
     for (Use& use : used_) use.trainedAtForward = use.slot->trainable;
   }
 
-  template <class Values>
-  void CheckFinite(const std::string& what, const Values& values) const {
+  void CheckFinite(const std::string& what, const TensorRef<T>& values) const {
     if (!values.allFinite()) {
       throw ConfigError(Message({this->LayerType(), ": ", what, " contains NaN or infinity"}));
     }
@@ -131,6 +130,7 @@ class LayerBase : public virtual ILayer<T> {
   };
 
   void CheckName(const std::string& name) const;
+  bool Uses(const ParameterSlot<T>& slot) const;
   void CheckFits(const NamedSlot<T>& parameter, const TensorRef<T>& value) const;
   static void Assign(ParameterSlot<T>& slot, const TensorRef<T>& value);
   void MakeOwn(NamedSlot<T>& listed);

@@ -8,9 +8,8 @@ LayerBase<T>::LayerBase(const LayerBase& other)
   const detail::CloneScope<T> copies;
   for (const NamedSlot<T>& own : other.listed_) {
     // One that layers below use is never shared: thawing could not give it to them.
-    const bool isUsed = std::any_of(other.used_.begin(), other.used_.end(),
-                                    [&](const Use& use) { return use.slot == own.slot; });
-    listed_.push_back({own.name, copies.CopyOf(own.slot, isUsed && other.SharesFrozenParameters())});
+    listed_.push_back(
+        {own.name, copies.CopyOf(own.slot, other.Uses(*own.slot) && other.SharesFrozenParameters())});
   }
   // What is used and not listed here is the copy's of whoever lists it, or the layer's own.
   for (const Use& use : other.used_) used_.push_back({copies.CopyOf(use.slot, false), use.trainedAtForward});
@@ -46,16 +45,25 @@ std::vector<ConstParameter<T>> LayerBase<T>::Parameters() const {
 
 template <std::floating_point T>
 void LayerBase<T>::CheckName(const std::string& name) const {
-  const auto isTaken = [&](const auto& other) { return other.name == name; };
   if (name.empty() || name.find('.') != std::string::npos) {
     throw ConfigError(Message({this->LayerType(), ": '", name, "' is not a name: empty or with a dot"}));
   }
-  if (std::any_of(children_.begin(), children_.end(), isTaken)) {
+  for (const NamedLayer<T>& child : children_) {
+    if (child.name != name) continue;
     throw ConfigError(Message({this->LayerType(), ": two children named '", name, "'"}));
   }
-  if (std::any_of(listed_.begin(), listed_.end(), isTaken)) {
+  for (const NamedSlot<T>& listed : listed_) {
+    if (listed.name != name) continue;
     throw ConfigError(Message({this->LayerType(), ": '", name, "' is the name of a parameter"}));
   }
+}
+
+template <std::floating_point T>
+bool LayerBase<T>::Uses(const ParameterSlot<T>& slot) const {
+  for (const Use& use : used_) {
+    if (use.slot.get() == &slot) return true;
+  }
+  return false;
 }
 
 template <std::floating_point T>
@@ -82,8 +90,7 @@ void LayerBase<T>::AdoptParameter(const std::string& name, std::shared_ptr<Param
 template <std::floating_point T>
 bool LayerBase<T>::DisownParameter(const std::string& name) {
   for (auto listed = listed_.begin(); listed != listed_.end(); ++listed) {
-    const auto isUse = [&](const Use& use) { return use.slot == listed->slot; };
-    if (listed->name != name || std::any_of(used_.begin(), used_.end(), isUse)) continue;
+    if (listed->name != name || Uses(*listed->slot)) continue;
     listed_.erase(listed);
     return true;
   }
@@ -125,7 +132,7 @@ void LayerBase<T>::SetParameters(const Vector<T>& parameters) {
     throw ShapeError(
         Message({this->LayerType(), ": ", parameters.size(), " parameters, expected ", ParameterCount()}));
   }
-  CheckFinite("parameters", parameters);
+  CheckFinite("parameters", Eigen::Map<const Tensor<T>>(parameters.data(), 1, parameters.size()));
   const T* next = parameters.data();
   detail::VisitSlots<T>(*this, [&](ParameterSlot<T>& slot) {
     if (!slot.trainable) return;
@@ -203,10 +210,13 @@ void LayerBase<T>::SetTrainable(bool trainable) {
 
 template <std::floating_point T>
 bool LayerBase<T>::SupportsTraining() const {
-  return std::any_of(
-             children_.begin(), children_.end(),
-             [](const NamedLayer<T>& child) { return !child.isFrozen && child.layer->SupportsTraining(); }) ||
-         std::any_of(used_.begin(), used_.end(), [](const Use& use) { return use.slot->trainable; });
+  for (const NamedLayer<T>& child : children_) {
+    if (!child.isFrozen && child.layer->SupportsTraining()) return true;
+  }
+  for (const Use& use : used_) {
+    if (use.slot->trainable) return true;
+  }
+  return false;
 }
 
 template <std::floating_point T>
@@ -236,14 +246,15 @@ void LayerBase<T>::ReplaceChild(const std::string& name, std::shared_ptr<ILayer<
 
 template <std::floating_point T>
 std::map<std::string, std::string> LayerBase<T>::GetDiagnostics() const {
-  std::map<std::string, std::string> facts{{"layer_type", this->LayerType()},
-                                           {"input_size", std::to_string(InputSize())},
-                                           {"output_size", std::to_string(OutputSize())},
-                                           {"parameter_count", std::to_string(ParameterCount())}};
+  std::map<std::string, std::string> facts;
+  detail::SetFact(facts, "layer_type", this->LayerType());
+  detail::SetFact(facts, "input_size", InputSize());
+  detail::SetFact(facts, "output_size", OutputSize());
+  detail::SetFact(facts, "parameter_count", ParameterCount());
   AddDiagnostics(facts);
   for (const NamedLayer<T>& child : children_) {
-    for (auto& [key, value] : child.layer->GetDiagnostics()) {
-      facts[child.name + "." + key] = std::move(value);
+    for (const auto& [key, value] : child.layer->GetDiagnostics()) {
+      detail::SetFact(facts, Message({child.name, ".", key}).c_str(), value);
     }
   }
   return facts;

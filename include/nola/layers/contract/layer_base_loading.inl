@@ -68,11 +68,7 @@ template <std::floating_point T>
 WeightLoadResult LayerBase<T>::LoadWeights(const std::map<std::string, Tensor<T>>& weights,
                                            const WeightNameMapping& mapping, bool strict) {
   std::vector<std::string> names;
-  std::vector<const Tensor<T>*> values;
-  for (const auto& [name, value] : weights) {
-    names.push_back(name);
-    values.push_back(&value);
-  }
+  for (const auto& [name, value] : weights) names.push_back(name);
   const std::vector<NamedSlot<T>> parameters = detail::ListSlots<T>(*this);
   detail::LoadPlan plan = detail::PlanLoad(names, mapping, GetParameterNames());
   WeightLoadResult result;
@@ -82,7 +78,7 @@ WeightLoadResult LayerBase<T>::LoadWeights(const std::map<std::string, Tensor<T>
     result.errors.push_back(Message({"two weights are mapped to '", name, "'"}));
   }
   const auto firstOf = [](const std::vector<std::string>& list) {
-    return list.empty() ? "" : " ('" + list.front() + (list.size() > 1 ? "', ...)" : "')");
+    return list.empty() ? "" : Message({" ('", list.front(), list.size() > 1 ? "', ...)" : "')"});
   };
   if (strict && !(result.missing.empty() && result.unexpected.empty() && result.errors.empty())) {
     throw ConfigError(Message({this->LayerType(), ": strict loading with ", result.missing.size(), " missing",
@@ -90,22 +86,24 @@ WeightLoadResult LayerBase<T>::LoadWeights(const std::map<std::string, Tensor<T>
                                firstOf(result.unexpected), ", ", result.errors.size(), " duplicate",
                                firstOf(plan.validation.duplicate)}));
   }
-  std::vector<std::pair<const NamedSlot<T>*, const Tensor<T>*>> assignments;
+  const auto weightOf = [&](std::size_t i) -> const Tensor<T>& {
+    return weights.find(names[*plan.weightOf[i]])->second;
+  };
+  std::vector<std::size_t> fitting;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     if (!plan.weightOf[i]) continue;
-    const Tensor<T>& value = *values[*plan.weightOf[i]];
     try {
-      CheckFits(parameters[i], value);
-      CheckFinite(parameters[i].name, value);
-      assignments.emplace_back(&parameters[i], &value);
+      CheckFits(parameters[i], weightOf(i));
+      CheckFinite(parameters[i].name, weightOf(i));
+      fitting.push_back(i);
     } catch (const Error& error) {
       if (strict) throw;
-      result.errors.emplace_back(error.what());
+      result.errors.push_back(std::string(error.what()));
     }
   }
-  for (const auto& [parameter, value] : assignments) {
-    Assign(*parameter->slot, *value);
-    result.loaded.push_back(parameter->name);
+  for (const std::size_t i : fitting) {
+    Assign(*parameters[i].slot, weightOf(i));
+    result.loaded.push_back(parameters[i].name);
   }
   this->ParametersChanged();
   result.success = result.missing.empty() && result.unexpected.empty() && result.errors.empty();

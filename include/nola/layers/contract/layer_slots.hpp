@@ -1,8 +1,8 @@
 // The parameters of a network as slots: visited, listed and written by name.
 #pragma once
 
-#include <map>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -12,13 +12,21 @@ namespace nola {
 
 namespace detail {
 
+template <std::floating_point T>
+void VisitSlotsWith(const ILayer<T>& layer, void (*call)(const void* visit, ParameterSlot<T>& slot),
+                    const void* visit) {
+  for (const NamedLayer<T>& child : layer.Children()) {
+    if (!child.isFrozen) VisitSlotsWith(*child.layer, call, visit);
+  }
+  for (const NamedSlot<T>& own : layer.OwnParameters()) call(visit, *own.slot);
+}
+
 /// Calls visit(slot) for every parameter that the layer lists, in list order. Allocates nothing.
 template <std::floating_point T, class Visit>
 void VisitSlots(const ILayer<T>& layer, const Visit& visit) {
-  for (const NamedLayer<T>& child : layer.Children()) {
-    if (!child.isFrozen) VisitSlots(*child.layer, visit);
-  }
-  for (const NamedSlot<T>& own : layer.OwnParameters()) visit(*own.slot);
+  VisitSlotsWith<T>(
+      layer, [](const void* body, ParameterSlot<T>& slot) { (*static_cast<const Visit*>(body))(slot); },
+      &visit);
 }
 
 /// The list of Parameters() as slots. Lends no memory, so whoever writes through it raises the versions.
@@ -35,23 +43,20 @@ std::vector<NamedSlot<T>> ListSlots(const ILayer<T>& layer, const std::string& p
 }
 
 /// Writes parameters by name. @pre names and shapes are right, the numbers finite.
-template <std::floating_point T>
-void AssignParameters(ILayer<T>& network, const std::map<std::string, const Tensor<T>*>& values) {
+/// @param values  a map of names to a Tensor, or to a pointer to one
+template <std::floating_point T, class Values>
+void AssignParameters(ILayer<T>& network, const Values& values) {
   for (const NamedSlot<T>& parameter : ListSlots(network)) {
     const auto value = values.find(parameter.name);
     if (value == values.end()) continue;
-    parameter.slot->value = *value->second;
+    if constexpr (std::is_pointer_v<typename Values::mapped_type>) {
+      parameter.slot->value = *value->second;
+    } else {
+      parameter.slot->value = value->second;
+    }
     parameter.slot->Changed();
   }
   network.ParametersChanged();
-}
-
-/// The same for values of their own.
-template <std::floating_point T>
-void AssignParameters(ILayer<T>& network, const std::map<std::string, Tensor<T>>& values) {
-  std::map<std::string, const Tensor<T>*> places;
-  for (const auto& [name, value] : values) places.emplace(name, &value);
-  AssignParameters(network, places);
 }
 
 }  // namespace detail

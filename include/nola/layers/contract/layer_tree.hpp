@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <exception>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "nola/core/object_numbers.hpp"
 #include "nola/layers/contract/layer.hpp"
 #include "nola/layers/contract/layer_slots.hpp"
 
@@ -70,9 +70,11 @@ class LayerPlaces {
  public:
   /// Adds a layer and all below it. @throws ConfigError naming both paths for one that has a place already.
   void Add(const std::string& path, const ILayer<T>& layer, bool isShareable = false) {
-    const auto [place, isNew] = places_.try_emplace(&layer, Place{path, isShareable});
-    if (!isNew && isShareable && place->second.isShareable) return;
-    if (!isNew) Fail(path, place->second.path, layer);
+    const auto [number, isNew] = numbers_.Add(&layer);
+    if (!isNew && isShareable && isShareable_[number]) return;
+    if (!isNew) Fail(path, paths_[number], layer);
+    paths_.push_back(path);
+    isShareable_.push_back(isShareable);
     const std::string prefix = path.empty() ? "" : path + ".";
     for (const NamedLayer<T>& child : layer.Children()) {
       Add(prefix + child.name, *child.layer, child.IsShareable());
@@ -83,8 +85,7 @@ class LayerPlaces {
   /// @param path  where that is, from the layer on.
   const ILayer<T>* Find(const ILayer<T>& layer, const std::string& except, bool isShareable,
                         std::string& path) const {
-    const auto place = places_.find(&layer);
-    if (place != places_.end() && !(isShareable && place->second.isShareable)) return &layer;
+    if (numbers_.Contains(&layer) && !(isShareable && isShareable_[numbers_.Of(&layer)])) return &layer;
     for (const NamedLayer<T>& child : layer.Children()) {
       if (!except.empty() && child.name == except) continue;
       const ILayer<T>* const found = Find(*child.layer, "", child.IsShareable(), path);
@@ -103,14 +104,12 @@ class LayerPlaces {
         {"one ", layer.LayerType(), " object is both ", place(other), " and ", place(path),
          ": its second pass would overwrite what the first keeps; each place needs a layer of its own"}));
   }
-  const std::string& PathOf(const ILayer<T>& layer) const { return places_.at(&layer).path; }
+  const std::string& PathOf(const ILayer<T>& layer) const { return paths_[numbers_.Of(&layer)]; }
 
  private:
-  struct Place {
-    std::string path;
-    bool isShareable;
-  };
-  std::map<const ILayer<T>*, Place> places_;
+  ObjectNumbers numbers_;
+  std::vector<std::string> paths_;  // of each
+  std::vector<bool> isShareable_;
 };
 
 /// @throws ConfigError if a layer cannot become `parent`'s child of this name, in the place of one that has
@@ -130,28 +129,30 @@ void CheckNewChild(const ILayer<T>& parent, const std::string& name, const std::
 template <std::floating_point T>
 class TrainableMarks {
  public:
-  explicit TrainableMarks(const ILayer<T>& root) { Add(root); }
-
-  /// What was listed since stays as it is.
-  void Restore() const {
-    for (const auto& [layer, marks] : layers_) {
-      const std::span<const NamedSlot<T>> own = layer->OwnParameters();
-      for (std::size_t i = 0; i < std::min(own.size(), marks.size()); ++i)
-        own[i].slot->SetTrainable(marks[i]);
-    }
-  }
-
- private:
+  /// Adds those of a layer and of all below it.
   void Add(const ILayer<T>& layer) {
     for (const NamedLayer<T>& child : layer.Children()) {
       if (!child.isFrozen) Add(*child.layer);
     }
-    std::vector<bool> marks;
-    for (const NamedSlot<T>& own : layer.OwnParameters()) marks.push_back(own.slot->trainable);
-    layers_.emplace_back(&layer, std::move(marks));
+    layers_.push_back(&layer);
+    counts_.push_back(layer.OwnParameters().size());
+    for (const NamedSlot<T>& own : layer.OwnParameters()) marks_.push_back(own.slot->trainable);
   }
 
-  std::vector<std::pair<const ILayer<T>*, std::vector<bool>>> layers_;
+  /// What was listed since stays as it is.
+  void Restore() const {
+    std::size_t first = 0;
+    for (std::size_t layer = 0; layer < layers_.size(); first += counts_[layer++]) {
+      const std::span<const NamedSlot<T>> own = layers_[layer]->OwnParameters();
+      for (std::size_t i = 0; i < std::min(own.size(), counts_[layer]); ++i)
+        own[i].slot->SetTrainable(marks_[first + i]);
+    }
+  }
+
+ private:
+  std::vector<const ILayer<T>*> layers_;
+  std::vector<std::size_t> counts_;  // of each one's parameters
+  std::vector<bool> marks_;          // of all, one after the other
 };
 
 }  // namespace detail
@@ -166,11 +167,12 @@ class TrainableMarks {
 template <std::floating_point T>
 void CheckTree(const ILayer<T>& network) {
   detail::LayerPlaces<T>().Add("", network);
-  std::map<const ParameterSlot<T>*, std::string> names;
-  for (const NamedSlot<T>& listed : detail::ListSlots(network)) {
-    const auto [place, isNew] = names.emplace(listed.slot.get(), listed.name);
+  const std::vector<NamedSlot<T>> list = detail::ListSlots(network);
+  detail::ObjectNumbers numbers;
+  for (const NamedSlot<T>& listed : list) {
+    const auto [number, isNew] = numbers.Add(listed.slot.get());
     if (isNew) continue;
-    throw ConfigError(Message({"one parameter is listed twice, as '", place->second, "' and as '",
+    throw ConfigError(Message({"one parameter is listed twice, as '", list[number].name, "' and as '",
                                listed.name, "': an optimizer would step it twice"}));
   }
 }
@@ -187,7 +189,8 @@ template <std::floating_point T>
 void ReplaceLayers(ILayer<T>& network, const std::type_identity_t<LayerReplacements<T>>& replacements,
                    const std::function<void()>& mark = {}) {
   CheckTree(network);
-  const detail::TrainableMarks<T> marks(network);
+  detail::TrainableMarks<T> marks;
+  marks.Add(network);
   std::vector<std::shared_ptr<ILayer<T>>> replaced;
   for (const auto& [path, layer] : replacements) replaced.push_back(FindLayer(network, path));
   std::size_t placed = 0;

@@ -58,9 +58,9 @@ enum class Initialization { random, none };
 namespace detail {
 
 /// Whether no entry is NaN or infinite. One vectorised pass unless the sum of squares overflows.
-template <class Values>
-bool IsFinite(const Values& values) {
-  return std::isfinite(values.squaredNorm()) || values.allFinite();
+template <std::floating_point T>
+bool IsFinite(const Tensor<T>& values) {
+  return std::isfinite(values.squaredNorm()) || TensorRef<T>(values).allFinite();
 }
 
 }  // namespace detail
