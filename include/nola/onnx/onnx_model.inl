@@ -99,6 +99,7 @@ NOLA_ONNX_DEFINITION OnnxValueInfo OnnxReader::ReadValue(const ::onnx::ValueInfo
       shape.push_back(place->second);
     }
   }
+  if (shape.size() > kMostOnnxAxes) Fail(Message({"the value ", Quoted(result.name), " has too many axes"}));
   result.shape = std::move(shape);
   return result;
 }
@@ -164,6 +165,8 @@ NOLA_ONNX_DEFINITION OnnxModel OnnxReader::Read(std::span<const std::byte> bytes
   for (const ::onnx::ValueInfoProto& output : graph.output()) {
     if (!known.contains(output.name())) Fail(Message({"nothing makes the output ", Quoted(output.name())}));
     model.outputs.push_back(ReadValue(output));
+    const OnnxValueInfo& info = model.outputs.back();
+    if (info.shape) model.shapes.emplace(info.name, *info.shape);
   }
   return model;
 }

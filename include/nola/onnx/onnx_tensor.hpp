@@ -19,6 +19,9 @@ namespace nola::detail {
 /// only if they are the same extent.
 using OnnxShape = std::vector<std::int64_t>;
 
+/// The most axes that a value may have.
+inline constexpr std::size_t kMostOnnxAxes = 64;
+
 /// A constant of a model. Its extents are 0 or more, and `bytes` holds as many numbers as they say, least
 /// significant byte first; of a type that this library has none for, the type is unknown and there are none.
 struct OnnxTensor {

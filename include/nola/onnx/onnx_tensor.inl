@@ -217,6 +217,8 @@ NOLA_ONNX_DEFINITION OnnxTensor OnnxTensorReader::Read(::onnx::TensorProto& tens
     result.shape.push_back(extent);
   }
   if (isEmpty) count = 0;
+  if (result.shape.size() > kMostOnnxAxes)
+    Fail(Message({"tensor ", Quoted(result.name), " has too many axes"}));
   if (tensor.has_segment()) Fail(Message({"tensor ", Quoted(result.name), " is a segment"}));
   if (result.type == NumberType::unknown) return result;
 
