@@ -1,5 +1,4 @@
 // The component nola::onnx: models of other frameworks. Needs protobuf, ONNX's classes and a POSIX system.
 #pragma once
 
-#include "nola/onnx/onnx_model.hpp"
-#include "nola/onnx/onnx_tensor.hpp"
+#include "nola/onnx/import_onnx.hpp"

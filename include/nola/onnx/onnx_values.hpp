@@ -40,6 +40,8 @@ class OnnxValues {
   const OnnxShape* Shape(const std::string& value) const;
   /// The node that makes a value, or null.
   const OnnxNode* Producer(const std::string& value) const;
+  /// Whether a value is computed of extents alone.
+  bool IsExtents(const std::string& value) const { return ListOf(value) != nullptr; }
   /// Whether there is a value of this name, a constant or not.
   bool Has(const std::string& value) const;
 

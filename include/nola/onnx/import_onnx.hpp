@@ -1,0 +1,146 @@
+// ImportONNX: a model of another framework as a network of this library.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nola/layers/activations.hpp"
+#include "nola/layers/dense_layer.hpp"
+#include "nola/layers/layer_norm.hpp"
+#include "nola/layers/scale_shift.hpp"
+#include "nola/layers/softmax.hpp"
+#include "nola/onnx/import_options.hpp"
+#include "nola/onnx/onnx_network.hpp"
+
+namespace nola {
+
+namespace detail {
+
+/// Makes the layers of a plan.
+template <std::floating_point T>
+class OnnxLayerMaker {
+ public:
+  explicit OnnxLayerMaker(const OnnxValues& values) : values_(values) {}
+
+  std::shared_ptr<ILayer<T>> Make(const OnnxLayerPlan& plan) const {
+    using Kind = OnnxStep::Kind;
+    switch (plan.step.kind) {
+      case Kind::dense:
+        return MakeDense(plan);
+      case Kind::scaleShift:
+        return std::make_shared<ScaleShift<T>>(Row(plan, plan.step.scale, 1), Row(plan, plan.step.shift, 0));
+      case Kind::layerNorm:
+        return MakeLayerNorm(plan);
+      case Kind::relu:
+        return std::make_shared<ReLU<T>>(plan.outputSize);
+      case Kind::gelu:
+        return std::make_shared<GELU<T>>(plan.outputSize);
+      case Kind::tanhGELU:
+        return std::make_shared<GELU<T>>(plan.outputSize, GELUFunction{true});
+      case Kind::tanh:
+        return std::make_shared<Tanh<T>>(plan.outputSize);
+      case Kind::sigmoid:
+        return std::make_shared<Sigmoid<T>>(plan.outputSize);
+      case Kind::softmax:
+        return std::make_shared<Softmax<T>>(plan.outputSize);
+      default:
+        throw UnsupportedError(Message({"ImportONNX: ", Quoted(plan.name), " is no layer"}));
+    }
+  }
+
+ private:
+  void CheckFinite(const OnnxLayerPlan& plan, const Tensor<T>& numbers) const {
+    if (numbers.allFinite()) return;
+    ThrowOnnxError(values_.Name(), Message({Quoted(plan.name), " has a number that is NaN or infinite in ",
+                                            sizeof(T) == sizeof(float) ? "float" : "double"}));
+  }
+
+  /// One number a feature: [1 x out].
+  Tensor<T> Row(const OnnxLayerPlan& plan, const std::vector<double>& numbers, double otherwise) const {
+    const auto number = [&](Index, Index column) {
+      if (numbers.empty()) return static_cast<T>(otherwise);
+      return static_cast<T>(numbers[numbers.size() == 1 ? 0 : static_cast<std::size_t>(column)]);
+    };
+    Tensor<T> row = Tensor<T>::NullaryExpr(1, plan.outputSize, number);
+    CheckFinite(plan, row);
+    return row;
+  }
+
+  std::shared_ptr<ILayer<T>> MakeDense(const OnnxLayerPlan& plan) const {
+    const OnnxStep& step = plan.step;
+    Tensor<T> weight(step.weight->shape[0], step.weight->shape[1]);
+    DecodeNumbers<T>(step.weight->type, step.weight->bytes,
+                     std::span<T>(weight.data(), static_cast<std::size_t>(weight.size())));
+    if (step.isTransposed) weight = Tensor<T>(weight.transpose());
+    if (!step.scale.empty()) weight *= Row(plan, step.scale, 1).row(0).asDiagonal();
+    CheckFinite(plan, weight);
+    return std::make_shared<DenseLayer<T>>(std::move(weight),
+                                           step.shift.empty() ? Tensor<T>() : Row(plan, step.shift, 0));
+  }
+
+  std::shared_ptr<ILayer<T>> MakeLayerNorm(const OnnxLayerPlan& plan) const {
+    if (!(static_cast<T>(plan.step.epsilon) > T(0))) {
+      ThrowOnnxError(values_.Name(), Message({Quoted(plan.name), " has an epsilon of ", plan.step.epsilon}));
+    }
+    auto norm = std::make_shared<LayerNorm<T>>(plan.outputSize, plan.step.epsilon);
+    norm->ILayer<T>::SetParameter("weight", Row(plan, plan.step.scale, 1));
+    norm->ILayer<T>::SetParameter("bias", Row(plan, plan.step.shift, 0));
+    return norm;
+  }
+
+  const OnnxValues& values_;
+};
+
+template <std::floating_point T>
+std::shared_ptr<ILayer<T>> MakeOnnxNetwork(const OnnxModel& model, const std::string& name,
+                                           const ImportOptions& options) {
+  const OnnxValues values(model, name);
+  OnnxPlan plan = PlanOnnx(values, options);
+  const OnnxLayerMaker<T> maker(values);
+  std::vector<NamedLayer<T>> layers;
+  for (const OnnxLayerPlan& layer : plan.layers) layers.push_back({layer.name, maker.Make(layer)});
+  return std::make_shared<OnnxNetwork<T>>(plan.inputSize, plan.outputSize, std::move(layers),
+                                          std::move(plan.wiring));
+}
+
+}  // namespace detail
+
+/// Reads a network from an ONNX file, or the part of one that the options name, to be run, adapted and saved
+/// as any other. The numbers of the file become T; the file is not needed afterwards.
+///
+/// Operators: MatMul and Gemm by a constant weight, with what is added to them or multiplies them; Add, Sub,
+/// Mul and Div by constants of one number or one a feature; Relu, Gelu, Tanh, Sigmoid, Softmax over the last
+/// axis, LayerNormalization, BatchNormalization of rows; GELU and layer normalisation as older exporters
+/// write them out; Add and Mul of two values where branches part and join again within one another, such as
+/// residual connections and gates. Reshape, Flatten, Squeeze, Unsqueeze, Identity, Cast between
+/// floating-point types and Dropout are followed and leave no layer. Operators of versions 7 and later mean
+/// here what they mean there.
+///
+/// A row of the network is what the model's last axis is where the first layer reads it: an image that the
+/// model flattens is given as a row, tokens of a batch [batch x tokens x features] as [batch*tokens x
+/// features]. Extents that the file fixes for a batch are free.
+///
+/// A layer's path is its node's name without slashes at the front and with `_` in the place of dots and
+/// slashes: "/blocks.0/fc1/MatMul" is `blocks_0_fc1_MatMul`; a number follows where two would be the same. A
+/// node without a name goes by its operator and its place in the file: `Gemm_3`. A layer of several nodes has
+/// the first one's name, a GELU or a layer normalisation that is written out its last one's.
+///
+/// @param path  the file; a tensor that it keeps in another file must lie in its directory or below.
+/// @throws FileError for a file that is missing, damaged, no ONNX model or one that contradicts itself, NaN
+/// and infinity among the weights included; UnsupportedError that lists all operators that stand in the way,
+/// or says why a network cannot have this form; ConfigError for an option that names no value of the model.
+/// Time and memory: those of reading the file.
+template <std::floating_point T>
+std::shared_ptr<ILayer<T>> ImportONNX(const std::filesystem::path& path, const ImportOptions& options = {}) {
+  return detail::MakeOnnxNetwork<T>(detail::ReadOnnxModel(path), path.string(), options);
+}
+
+}  // namespace nola
