@@ -91,8 +91,8 @@ class OnnxLayerMaker {
       ThrowOnnxError(values_.Name(), Message({Quoted(plan.name), " has an epsilon of ", plan.step.epsilon}));
     }
     auto norm = std::make_shared<LayerNorm<T>>(plan.outputSize, plan.step.epsilon);
-    norm->ILayer<T>::SetParameter("weight", Row(plan, plan.step.scale, 1));
-    norm->ILayer<T>::SetParameter("bias", Row(plan, plan.step.shift, 0));
+    norm->SetParameter("weight", Row(plan, plan.step.scale, 1));
+    norm->SetParameter("bias", Row(plan, plan.step.shift, 0));
     return norm;
   }
 

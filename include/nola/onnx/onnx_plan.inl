@@ -109,18 +109,21 @@ NOLA_ONNX_DEFINITION void OnnxPlanner::FindPlaces(const std::string& output) {
   std::set<std::string> needed{output};
   std::set<std::string> reached;
   Refusals refusals;
+  Refusals uncertain;
   std::vector<Place> found;
   const std::vector<OnnxNode>& nodes = values_.Model().nodes;
   for (std::size_t i = nodes.size(); i-- > 0;) {
     for (const std::string& value : nodes[i].outputs) {
       if (value.empty() || value == options_.input || !needed.contains(value)) continue;
       OnnxStep step = ReadOnnxStep(values_, value);
-      if (step.kind == Kind::refused) refusals[step.why].push_back(step.name);
+      if (step.kind == Kind::refused) {
+        (step.isUncertain ? uncertain : refusals)[step.why].push_back(step.name);
+      }
       needed.insert(step.inputs.begin(), step.inputs.end());
       found.push_back({value, std::move(step), {}});
     }
   }
-  if (!refusals.empty()) ListRefusals(refusals);
+  if (!refusals.empty() || !uncertain.empty()) ListRefusals(refusals.empty() ? uncertain : refusals);
   if (!options_.input.empty() && needed.contains(options_.input)) reached.insert(options_.input);
   for (const OnnxValueInfo& input : values_.Model().inputs) {
     if (needed.contains(input.name)) reached.insert(input.name);

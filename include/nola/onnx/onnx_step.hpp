@@ -29,6 +29,7 @@ struct OnnxStep {
   };
   Kind kind = Kind::refused;
   std::string why;                  ///< for a list: "Conv", "Softmax over another axis than the last"
+  bool isUncertain = false;         ///< refused for want of a shape, which another operator may have hidden
   std::string name;                 ///< of the node, not empty
   std::vector<std::string> inputs;  ///< the values that are no constants; one, but for sum and product
 

@@ -15,9 +15,10 @@ class OnnxStepReader {
   [[noreturn]] void Fail(const std::string& reason) const {
     ThrowOnnxError(values_.Name(), Message({node_.type, " ", Quoted(node_.name), ": ", reason}));
   }
-  OnnxStep Refuse(const std::string& why) const {
+  OnnxStep Refuse(const std::string& why, bool isUncertain = false) const {
     OnnxStep step;
     step.why = node_.type + why;
+    step.isUncertain = isUncertain;
     return step;
   }
   OnnxStep Simple(Kind kind) const {
@@ -101,7 +102,8 @@ NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadBinary() {
     if (type == "Sub" || type == "Div") return Refuse(" of two computed values");
     const OnnxShape* const a = values_.Shape(node_.inputs[0]);
     const OnnxShape* const b = values_.Shape(node_.inputs[1]);
-    if (a != nullptr && b != nullptr && *a != *b) return Refuse(" of values that may have different shapes");
+    if (a != nullptr && b != nullptr && *a != *b)
+      return Refuse(" of values that may have different shapes", true);
     OnnxStep step = Simple(type == "Add" ? Kind::sum : Kind::product);
     step.inputs = node_.inputs;
     return step;
@@ -174,7 +176,7 @@ NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadSoftmax() {
   // Before version 13 all axes from this one on were one row.
   const std::int64_t axis = OnnxValues::Integer(node_, "axis", values_.Model().opset < 13 ? 1 : -1);
   const auto isLast = values_.IsLastAxis(node_.inputs[0], axis);
-  if (!isLast) return Refuse(" over an axis that may not be the last");
+  if (!isLast) return Refuse(" over an axis that may not be the last", true);
   return *isLast ? Simple(Kind::softmax) : Refuse(" over another axis than the last");
 }
 
@@ -204,7 +206,8 @@ NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadLayerNorm() {
 
 NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadBatchNorm() {
   const OnnxShape* const shape = values_.Shape(node_.inputs[0]);
-  if (shape == nullptr || shape->size() != 2) return Refuse(" of values that are no rows of features");
+  if (shape == nullptr || shape->size() != 2)
+    return Refuse(" of values that are no rows of features", shape == nullptr);
   if (node_.inputs.size() != 5 || OnnxValues::Integer(node_, "training_mode", 0) != 0) {
     return Refuse(" in training");
   }

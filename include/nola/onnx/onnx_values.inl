@@ -168,21 +168,21 @@ NOLA_ONNX_DEFINITION bool OnnxValues::Fold(const OnnxNode& node) {
     result.bytes = *bytes;
     result.owner = std::move(bytes);
   } else if (first->IsReal() && first->Count() == 1 && first->shape.size() < 2) {
-    const auto second = node.inputs.size() == 2 ? Scalar(node.inputs[1]) : std::nullopt;
-    const double a = *Scalar(node.inputs[0]);
+    const double a = Scalar(node.inputs[0]).value_or(0);
+    const OnnxTensor* const second = node.inputs.size() == 2 ? Constant(node.inputs[1]) : nullptr;
+    const bool isBinary = second != nullptr && second->shape.empty() && second->IsReal();
+    const double b = isBinary ? Scalar(node.inputs[1]).value_or(0) : 0;
     double value = 0;
     if (node.type == "Sqrt") {
       value = std::sqrt(a);
-    } else if (!second || !Constant(node.inputs[1])->shape.empty()) {
-      return false;
-    } else if (node.type == "Add") {
-      value = a + *second;
-    } else if (node.type == "Sub") {
-      value = a - *second;
-    } else if (node.type == "Mul") {
-      value = a * *second;
-    } else if (node.type == "Div") {
-      value = a / *second;
+    } else if (isBinary && node.type == "Add") {
+      value = a + b;
+    } else if (isBinary && node.type == "Sub") {
+      value = a - b;
+    } else if (isBinary && node.type == "Mul") {
+      value = a * b;
+    } else if (isBinary && node.type == "Div") {
+      value = a / b;
     } else {
       return false;
     }
