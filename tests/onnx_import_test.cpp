@@ -1,0 +1,556 @@
+// ImportONNX: each operator's values, what becomes one layer, paths, parts of models, fine-tuning, refusals.
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "nola/io.hpp"
+#include "nola/nola.hpp"
+#include "nola/onnx.hpp"
+#include "onnx_models.hpp"
+#include "tensors.hpp"
+
+using nola::ConfigError;
+using nola::FileError;
+using nola::ILayer;
+using nola::ImportONNX;
+using nola::ImportOptions;
+using nola::Index;
+using nola::Tensor;
+using nola::UnsupportedError;
+using test::ErrorOf;
+using test::OnnxModelBuilder;
+using test::RandomTensor;
+using test::RelativeError;
+
+namespace {
+
+template <class T>
+std::shared_ptr<ILayer<T>> Import(const OnnxModelBuilder& builder, const ImportOptions& options = {}) {
+  const test::TemporaryDirectory directory;
+  return ImportONNX<T>(builder.Write(directory / "model.onnx"), options);
+}
+
+/// "name Type, name Type" of a network's layers.
+template <class T>
+std::string LayersOf(const ILayer<T>& network) {
+  std::string list;
+  nola::VisitLayers<T>(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
+    list += (list.empty() ? "" : ", ") + path + " " + layer->LayerType();
+    return true;
+  });
+  return list;
+}
+
+/// Requires the network to compute these values for its input, within rounding of its type.
+template <class T>
+void RequireValues(const ILayer<T>& network, const Tensor<double>& input, const Tensor<double>& expected) {
+  REQUIRE(RelativeError(network.Infer(input.template cast<T>()), expected) < test::Rounding<T>());
+}
+
+Tensor<double> Numbers(Index rows, Index columns, std::uint64_t seed) {
+  return RandomTensor<float>(rows, columns, seed).cast<double>();  // what a file of floats holds exactly
+}
+
+Tensor<double> Map(const Tensor<double>& x, double (*function)(double)) { return x.unaryExpr(function); }
+double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+double ExactGELU(double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); }
+double TanhGELU(double x) {
+  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+Tensor<double> Normalized(Tensor<double> x, double epsilon) {
+  for (Index row = 0; row < x.rows(); ++row) {
+    x.row(row).array() -= x.row(row).mean();
+    x.row(row) /= std::sqrt(x.row(row).squaredNorm() / static_cast<double>(x.cols()) + epsilon);
+  }
+  return x;
+}
+
+const Tensor<double> kInput = 2 * Numbers(5, 6, 1);
+const Tensor<double> kWeight = Numbers(6, 4, 2);
+const Tensor<double> kBias = Numbers(1, 4, 3);
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Gemm and MatMul with Add become one dense layer", "", float, double) {
+  using T = TestType;
+  const Tensor<double> affine = (kInput * kWeight).rowwise() + kBias.row(0);
+  SECTION("Gemm") {
+    for (const bool turned : {false, true}) {
+      OnnxModelBuilder model({0, 6});
+      model.Constant("w", turned ? Tensor<double>(kWeight.transpose()) : kWeight).Constant("b", {4}, kBias);
+      test::Set(model.Node("Gemm", {"x", "w", "b"}, "y", "fc"), "transB", turned ? 1 : 0);
+      const auto network = Import<T>(model);
+      REQUIRE(LayersOf(*network) == "fc DenseLayer");
+      RequireValues(*network, kInput, affine);
+    }
+  }
+  SECTION("Gemm with factors and one number as bias") {
+    OnnxModelBuilder model({0, 6});
+    model.Constant("w", kWeight).Scalar("b", 3);
+    ::onnx::NodeProto& node = model.Node("Gemm", {"x", "w", "b"}, "y");
+    test::SetReal(node, "alpha", 0.5F);
+    test::SetReal(node, "beta", -2.0F);
+    RequireValues(*Import<T>(model), kInput, (0.5 * (kInput * kWeight)).array() - 6);
+  }
+  SECTION("Gemm without a bias") {
+    OnnxModelBuilder model({0, 6});
+    model.Constant("w", kWeight).Node("Gemm", {"x", "w"}, "y");
+    const auto network = Import<T>(model);
+    REQUIRE(network->GetParameterNames() == std::vector<std::string>{"node_y.weight"});
+    RequireValues(*network, kInput, kInput * kWeight);
+  }
+  SECTION("MatMul and Add, either way round, and what follows") {
+    OnnxModelBuilder model({0, 0, 6});
+    model.Constant("w", kWeight).Constant("b", {1, 1, 4}, kBias).Scalar("two", 2);
+    model.Node("MatMul", {"x", "w"}, "a", "/blocks.0/fc/MatMul");
+    model.Node("Add", {"b", "a"}, "c", "/blocks.0/fc/Add");
+    model.Node("Div", {"c", "two"}, "y");
+    const auto network = Import<T>(model);
+    REQUIRE(LayersOf(*network) == "blocks_0_fc_MatMul DenseLayer");
+    RequireValues(*network, kInput, affine / 2);
+  }
+}
+
+TEMPLATE_TEST_CASE("activations and normalisations are those of their operators", "", float, double) {
+  using T = TestType;
+  const auto one = [](const std::string& type, std::int64_t opset, const auto& set) {
+    OnnxModelBuilder model({0, 6}, opset);
+    set(model.Node(type, {"x"}, "y"));
+    return Import<T>(model);
+  };
+  const auto plain = [](::onnx::NodeProto&) {};
+  RequireValues(*one("Relu", 17, plain), kInput, kInput.cwiseMax(0));
+  RequireValues(*one("Tanh", 17, plain), kInput, Map(kInput, std::tanh));
+  RequireValues(*one("Sigmoid", 17, plain), kInput, Map(kInput, Sigmoid));
+  RequireValues(*one("Neg", 17, plain), kInput, -kInput);
+  RequireValues(*one("Gelu", 20, plain), kInput, Map(kInput, ExactGELU));
+  RequireValues(*one("Gelu", 20, [](auto& node) { test::SetText(node, "approximate", "tanh"); }), kInput,
+                Map(kInput, TanhGELU));
+  Tensor<double> softmax = kInput.array().exp();
+  softmax = softmax.array().colwise() / softmax.rowwise().sum().array();
+  RequireValues(*one("Softmax", 13, plain), kInput, softmax);
+  RequireValues(*one("Softmax", 11, plain), kInput, softmax);
+  RequireValues(*one("Softmax", 11, [](auto& node) { test::Set(node, "axis", -1); }), kInput, softmax);
+
+  const Tensor<double> scale = Numbers(1, 6, 4);
+  const Tensor<double> shift = Numbers(1, 6, 5);
+  OnnxModelBuilder norm({0, 0, 6});
+  norm.Constant("scale", {6}, scale).Constant("shift", {6}, shift);
+  ::onnx::NodeProto& node = norm.Node("LayerNormalization", {"x", "scale", "shift"}, "y");
+  test::Set(node, "axis", 2);
+  test::SetReal(node, "epsilon", 0.125F);
+  RequireValues(*Import<T>(norm), kInput,
+                (Normalized(kInput, 0.125) * scale.row(0).asDiagonal()).rowwise() + shift.row(0));
+
+  OnnxModelBuilder batch({0, 6});
+  batch.Constant("scale", {6}, scale).Constant("shift", {6}, shift).Constant("mean", {6}, shift);
+  batch.Constant("variance", {6}, Tensor<double>::Constant(1, 6, 0.5));
+  test::SetReal(batch.Node("BatchNormalization", {"x", "scale", "shift", "mean", "variance"}, "y"), "epsilon",
+                0.25F);
+  const Tensor<double> centred = kInput.rowwise() - shift.row(0);
+  RequireValues(*Import<T>(batch), kInput,
+                (centred * (scale.row(0) / std::sqrt(0.75)).asDiagonal()).rowwise() + shift.row(0));
+}
+
+TEMPLATE_TEST_CASE("a GELU that is written out is one layer", "", float, double) {
+  using T = TestType;
+  const auto builder = [] {
+    OnnxModelBuilder model({0, 6});
+    model.Scalar("root2", std::sqrt(2.0))
+        .Scalar("half_root", std::sqrt(0.5))
+        .Scalar("one", 1)
+        .Scalar("half", 0.5);
+    model.Scalar("slope", std::sqrt(2 / 3.14159265358979)).Scalar("cubic", 0.044715).Scalar("three", 3);
+    return model;
+  };
+  OnnxModelBuilder torch = builder();
+  torch.Node("Div", {"x", "root2"}, "a");
+  torch.Node("Erf", {"a"}, "b");
+  torch.Node("Add", {"b", "one"}, "c");
+  torch.Node("Mul", {"x", "c"}, "d");
+  torch.Node("Mul", {"d", "half"}, "y", "gelu");
+  REQUIRE(LayersOf(*Import<T>(torch)) == "gelu GELU");
+  RequireValues(*Import<T>(torch), kInput, Map(kInput, ExactGELU));
+
+  OnnxModelBuilder other = builder();
+  other.Node("Mul", {"half_root", "x"}, "a");
+  other.Node("Erf", {"a"}, "b");
+  other.Node("Add", {"one", "b"}, "c");
+  other.Node("Mul", {"half", "x"}, "d");
+  other.Node("Mul", {"c", "d"}, "y", "gelu");
+  REQUIRE(LayersOf(*Import<T>(other)) == "gelu GELU");
+  RequireValues(*Import<T>(other), kInput, Map(kInput, ExactGELU));
+
+  for (const bool powers : {true, false}) {
+    OnnxModelBuilder tanh = builder();
+    if (powers) {
+      tanh.Node("Pow", {"x", "three"}, "cube");
+    } else {
+      tanh.Node("Mul", {"x", "x"}, "square");
+      tanh.Node("Mul", {"square", "x"}, "cube");
+    }
+    tanh.Node("Mul", {"cubic", "cube"}, "a");
+    tanh.Node("Add", {"x", "a"}, "b");
+    tanh.Node("Mul", {"b", "slope"}, "c");
+    tanh.Node("Tanh", {"c"}, "d");
+    tanh.Node("Add", {"d", "one"}, "e");
+    tanh.Node("Mul", {"x", "half"}, "f");
+    tanh.Node("Mul", {"f", "e"}, "y", "gelu");
+    REQUIRE(LayersOf(*Import<T>(tanh)) == "gelu GELU");
+    RequireValues(*Import<T>(tanh), kInput, Map(kInput, TanhGELU));
+  }
+
+  OnnxModelBuilder close = builder();  // 0.6 is no 0.5
+  close.Scalar("other", 0.6);
+  close.Node("Div", {"x", "root2"}, "a");
+  close.Node("Erf", {"a"}, "b");
+  close.Node("Add", {"b", "one"}, "c");
+  close.Node("Mul", {"x", "c"}, "d");
+  close.Node("Mul", {"d", "other"}, "y");
+  REQUIRE(ErrorOf<UnsupportedError>([&] { Import<T>(close); }).find("Erf (1: node_b)") != std::string::npos);
+}
+
+TEMPLATE_TEST_CASE("a layer normalisation that is written out is one layer", "", float, double) {
+  using T = TestType;
+  const Tensor<double> scale = Numbers(1, 6, 4);
+  const Tensor<double> shift = Numbers(1, 6, 5);
+  for (const bool squares : {false, true}) {
+    OnnxModelBuilder model({0, 0, 6});
+    model.Scalar("two", 2)
+        .Scalar("epsilon", 0.125)
+        .Constant("scale", {6}, scale)
+        .Constant("shift", {6}, shift);
+    test::SetList(model.Node("ReduceMean", {"x"}, "mean"), "axes", {-1});
+    model.Node("Sub", {"x", "mean"}, "centred");
+    model.Node(squares ? "Mul" : "Pow", {"centred", squares ? "centred" : "two"}, "square");
+    test::SetList(model.Node("ReduceMean", {"square"}, "variance"), "axes", {2});
+    model.Node("Add", {"variance", "epsilon"}, "sum");
+    model.Node("Sqrt", {"sum"}, "deviation");
+    model.Node("Div", {"centred", "deviation"}, "normal", "norm");
+    model.Node("Mul", {"normal", "scale"}, "scaled");
+    model.Node("Add", {"scaled", "shift"}, "y");
+    const auto network = Import<T>(model);
+    REQUIRE(LayersOf(*network) == "norm LayerNorm");
+    RequireValues(*network, kInput,
+                  (Normalized(kInput, 0.125) * scale.row(0).asDiagonal()).rowwise() + shift.row(0));
+  }
+}
+
+TEMPLATE_TEST_CASE("constants scale and shift, and what is standardised loses nothing", "", float, double) {
+  using T = TestType;
+  const Tensor<double> row = Numbers(1, 6, 4).array() + 3;
+  OnnxModelBuilder model({0, 6});
+  model.Constant("row", {6}, row).Scalar("ten", 10);
+  model.Node("Mul", {"x", "row"}, "a");
+  model.Node("Add", {"a", "ten"}, "b");
+  model.Node("Sub", {"ten", "b"}, "c");
+  model.Node("Div", {"c", "row"}, "y");
+  RequireValues(*Import<T>(model), kInput, -kInput);
+
+  OnnxModelBuilder standard({0, 6});
+  standard.Scalar("mean", 4096).Scalar("deviation", 0.5);
+  standard.Node("Sub", {"x", "mean"}, "a");
+  standard.Node("Div", {"a", "deviation"}, "y");
+  const Tensor<T> near = (kInput.array() + 4096).cast<T>();
+  REQUIRE(Import<T>(standard)->Infer(near) == Tensor<T>((near.array() - T(4096)) * T(2)));
+
+  OnnxModelBuilder nothing({0, 6});
+  nothing.Scalar("one", 1).Scalar("zero", 0);
+  nothing.Node("Mul", {"one", "x"}, "a");
+  nothing.Node("Sub", {"a", "zero"}, "y");
+  REQUIRE(LayersOf(*Import<T>(nothing)).empty());
+  RequireValues(*Import<T>(nothing), kInput, kInput);
+}
+
+TEST_CASE("shapes are followed, and dropout and casts leave no layer") {
+  const Tensor<double> weight = Numbers(24, 3, 6);
+  const Tensor<double> images = Numbers(5, 24, 7);
+  const auto require = [&](OnnxModelBuilder& model) {
+    model.Constant("w", weight);
+    model.Node("MatMul", {"rows", "w"}, "y");
+    const auto network = Import<float>(model);
+    REQUIRE(network->InputSize() == 24);
+    RequireValues(*network, images, images * weight);
+  };
+  SECTION("an image is flattened") {
+    OnnxModelBuilder model({0, 2, 3, 4});
+    model.Node("Flatten", {"x"}, "rows");
+    require(model);
+  }
+  SECTION("reshaped by constants") {
+    for (const std::vector<std::int64_t>& shape :
+         std::vector<std::vector<std::int64_t>>{{0, -1}, {-1, 24}, {0, 24}, {0, 1, -1}}) {
+      OnnxModelBuilder model({0, 2, 3, 4});
+      model.Integers("shape", shape);
+      model.Node("Reshape", {"x", "shape"}, "rows");
+      require(model);
+    }
+  }
+  SECTION("reshaped by the batch's own size, as PyTorch writes it") {
+    OnnxModelBuilder model({0, 2, 3, 4}, 13);
+    test::SetText(model.Node("Shape", {"x"}, "shape"), "ignored", "");
+    model.model.mutable_graph()->mutable_node(0)->clear_attribute();
+    model.Integers("zero", {0}).Integers("rest", {-1}).Integers("axes", {0});
+    model.Tensor("index", {}, ::onnx::TensorProto::INT64).add_int64_data(0);
+    model.Node("Gather", {"shape", "index"}, "batch");
+    model.Node("Unsqueeze", {"batch", "axes"}, "list");
+    test::Set(model.Node("Concat", {"list", "rest"}, "target"), "axis", 0);
+    model.Node("Reshape", {"x", "target"}, "rows");
+    require(model);
+  }
+  SECTION("a fixed batch is free") {
+    OnnxModelBuilder model({1, 2, 3, 4});
+    model.Integers("shape", {1, 24});
+    model.Node("Reshape", {"x", "shape"}, "rows");
+    require(model);
+  }
+  SECTION("squeezed, cast, dropped out") {
+    OnnxModelBuilder model({0, 1, 24}, 11);
+    test::SetList(model.Node("Squeeze", {"x"}, "a"), "axes", {1});
+    test::Set(model.Node("Cast", {"a"}, "b"), "to", ::onnx::TensorProto::DOUBLE);
+    model.Node("Dropout", {"b"}, "c");
+    test::SetList(model.Node("Unsqueeze", {"c"}, "d"), "axes", {0});
+    model.Node("Identity", {"d"}, "rows");
+    require(model);
+  }
+  SECTION("rows do not change on the way") {
+    OnnxModelBuilder model({0, 6});
+    model.Constant("w", Numbers(6, 4, 1)).Constant("v", Numbers(2, 3, 1)).Integers("shape", {-1, 2});
+    model.Node("MatMul", {"x", "w"}, "a");
+    model.Node("Reshape", {"a", "shape"}, "b");
+    model.Node("MatMul", {"b", "v"}, "y");
+    REQUIRE(ErrorOf<UnsupportedError>([&] { Import<float>(model); }).find("'b' is taken as rows of") !=
+            std::string::npos);
+  }
+}
+
+TEMPLATE_TEST_CASE("branches that join again are residuals, sums and products", "", float, double) {
+  using T = TestType;
+  const Tensor<double> weight = Numbers(6, 6, 8);
+  const Tensor<double> other = Numbers(6, 6, 9);
+  OnnxModelBuilder model({0, 6});
+  model.Constant("w", weight).Constant("v", other);
+  SECTION("a residual connection within a gate") {
+    model.Node("MatMul", {"x", "w"}, "a", "/gate/MatMul");
+    model.Node("Sigmoid", {"a"}, "b", "/gate/Sigmoid");
+    model.Node("MatMul", {"x", "v"}, "c", "/value/MatMul");
+    model.Node("Add", {"c", "x"}, "d");
+    model.Node("Mul", {"b", "d"}, "e");
+    model.Node("Tanh", {"e"}, "y", "/act/Tanh");
+    const auto network = Import<T>(model);
+    REQUIRE(LayersOf(*network) ==
+            "gate_MatMul DenseLayer, gate_Sigmoid Sigmoid, value_MatMul DenseLayer, act_Tanh Tanh");
+    RequireValues(*network, kInput,
+                  Map(Map(kInput * weight, Sigmoid).cwiseProduct(kInput * other + kInput), std::tanh));
+  }
+  SECTION("x sigmoid(x), and twice a value") {
+    model.Node("MatMul", {"x", "w"}, "a");
+    model.Node("Sigmoid", {"a"}, "b");
+    model.Node("Mul", {"a", "b"}, "c");
+    model.Node("Add", {"c", "c"}, "y");
+    const Tensor<double> a = kInput * weight;
+    RequireValues(*Import<T>(model), kInput, 2 * a.cwiseProduct(Map(a, Sigmoid)));
+  }
+  SECTION("branches that are not one within another") {
+    model.Node("MatMul", {"x", "w"}, "a", "shared");
+    model.Node("Tanh", {"x"}, "b");
+    model.Node("Add", {"a", "b"}, "c");
+    model.Node("Add", {"c", "a"}, "d");
+    model.Node("Relu", {"a"}, "e");
+    model.Node("Add", {"d", "e"}, "y");
+    REQUIRE(ErrorOf<UnsupportedError>([&] {
+              Import<T>(model);
+            }).find("what 'shared' makes is used in branches") != std::string::npos);
+  }
+  SECTION("a value that is larger than the other") {
+    test::SetList(model.Node("Unsqueeze", {"x"}, "a"), "axes", {0});
+    model.model.mutable_opset_import(0)->set_version(11);
+    model.Node("Add", {"x", "a"}, "y");
+    REQUIRE(ErrorOf<UnsupportedError>([&] {
+              Import<T>(model);
+            }).find("Add of values that may have different shapes") != std::string::npos);
+  }
+}
+
+TEST_CASE("every form that a file keeps numbers in is read") {
+  Tensor<double> weight(2, 3);
+  weight << 0.5, -2, 3, 0.125, 8, -0.75;  // exact in 16 bits
+  const Tensor<double> input = Numbers(4, 2, 1);
+  const test::TemporaryDirectory directory;
+  OnnxModelBuilder model({0, 2});
+  using Proto = ::onnx::TensorProto;
+  const auto raw = [&](auto encode) {
+    std::string bytes;
+    for (Index i = 0; i < 6; ++i) {
+      const auto word = encode(weight.data()[i]);
+      bytes.append(reinterpret_cast<const char*>(&word), sizeof word);
+    }
+    return bytes;
+  };
+  const auto half = [](double value) { return nola::EncodeFloat16(value); };
+  SECTION("floats") { model.Constant("w", weight); }
+  SECTION("doubles") {
+    Proto& tensor = model.Tensor("w", {2, 3}, Proto::DOUBLE);
+    for (Index i = 0; i < 6; ++i) tensor.add_double_data(weight.data()[i]);
+  }
+  SECTION("halves in integers") {
+    Proto& tensor = model.Tensor("w", {2, 3}, Proto::FLOAT16);
+    for (Index i = 0; i < 6; ++i) tensor.add_int32_data(half(weight.data()[i]));
+  }
+  SECTION("raw floats") {
+    model.Tensor("w", {2, 3}, Proto::FLOAT).set_raw_data(raw([](double v) { return static_cast<float>(v); }));
+  }
+  SECTION("raw doubles") {
+    model.Tensor("w", {2, 3}, Proto::DOUBLE).set_raw_data(raw([](double v) { return v; }));
+  }
+  SECTION("raw halves") { model.Tensor("w", {2, 3}, Proto::FLOAT16).set_raw_data(raw(half)); }
+  SECTION("raw bfloat16") {
+    model.Tensor("w", {2, 3}, Proto::BFLOAT16).set_raw_data(raw([](double v) {
+      return nola::EncodeBFloat16(v);
+    }));
+  }
+  SECTION("a Constant node, turned and copied") {
+    OnnxModelBuilder turned({0, 2});
+    turned.Constant("w", {3, 2}, weight.transpose());
+    Proto tensor = turned.model.graph().initializer(0);
+    auto& attribute = *model.Node("Constant", {}, "k").add_attribute();
+    attribute.set_name("value");
+    attribute.set_type(::onnx::AttributeProto::TENSOR);
+    *attribute.mutable_t() = tensor;
+    model.Node("Identity", {"k"}, "l");
+    model.Node("Transpose", {"l"}, "w");
+  }
+  SECTION("another file, from a place in it") {
+    std::filesystem::create_directories(directory / "data");
+    std::ofstream(directory / "data/weights.bin", std::ios::binary)
+        << "padding!" << raw([](double v) { return static_cast<float>(v); });
+    Proto& tensor = model.Tensor("w", {2, 3}, Proto::FLOAT);
+    tensor.set_data_location(Proto::EXTERNAL);
+    const auto entry = [&](const char* key, const char* value) {
+      auto& pair = *tensor.add_external_data();
+      pair.set_key(key);
+      pair.set_value(value);
+    };
+    entry("location", "data/weights.bin");
+    entry("offset", "8");
+    entry("length", "24");
+  }
+  model.Node("MatMul", {"x", "w"}, "y");
+  const auto network = ImportONNX<double>(model.Write(directory / "model.onnx"));
+  RequireValues(*network, input, input * weight);
+}
+
+TEST_CASE("names become paths without dots or slashes, each its own") {
+  OnnxModelBuilder model({0, 6});
+  model.Node("Relu", {"x"}, "a", "/encoder/layers.0/act/Relu");
+  model.Node("Tanh", {"a"}, "b", "encoder_layers_0_act_Relu");
+  model.Node("Sigmoid", {"b"}, "c").clear_name();
+  model.Node("Relu", {"c"}, "d", "//");
+  model.Node("Relu", {"d"}, "y", "line\nbreak");
+  REQUIRE(LayersOf(*Import<float>(model)) ==
+          "encoder_layers_0_act_Relu ReLU, encoder_layers_0_act_Relu_2 Tanh, Sigmoid_2 Sigmoid, _ ReLU, "
+          "line_break ReLU");
+}
+
+TEST_CASE("a part of a model is imported by the names of its values") {
+  OnnxModelBuilder model({0, 3, 8, 8});
+  model.Constant("k", {6, 3, 1, 1}, Numbers(6, 3, 1)).Constant("w", kWeight).Constant("b", {4}, kBias);
+  model.Node("Conv", {"x", "k"}, "features");
+  test::SetList(model.Node("Transpose", {"features"}, "tokens"), "perm", {0, 2, 3, 1});
+  model.Node("Gemm", {"tokens", "w", "b"}, "z", "bad");
+  model.model.mutable_graph()->mutable_node(2)->set_op_type("MatMul");
+  model.model.mutable_graph()->mutable_node(2)->mutable_input()->RemoveLast();
+  model.Node("Relu", {"z"}, "r", "act");
+  model.Node("Softmax", {"r"}, "y", "end");
+  model.model.mutable_graph()->add_output()->set_name("r");
+  const ImportOptions part{.input = "tokens", .output = "r"};
+  const auto network = Import<double>(model, part);
+  REQUIRE(LayersOf(*network) == "bad DenseLayer, act ReLU");
+  RequireValues(*network, kInput, (kInput * kWeight).cwiseMax(0));
+  REQUIRE(LayersOf(*Import<double>(model, {.input = "tokens", .output = "y"})) ==
+          "bad DenseLayer, act ReLU, end Softmax");
+
+  REQUIRE(ErrorOf<UnsupportedError>([&] {
+            Import<double>(model);
+          }).find("has 2 outputs: 'y', 'r'; a network has one, which ImportOptions::output names") !=
+          std::string::npos);
+  const ImportOptions whole{.output = "r"};
+  REQUIRE(ErrorOf<UnsupportedError>([&] {
+            Import<double>(model, whole);
+          }).find("no layer of this library does Conv (1: node_features), Transpose (1: node_tokens)") !=
+          std::string::npos);
+  for (const ImportOptions& wrong :
+       {ImportOptions{.input = "nothing", .output = "r"}, ImportOptions{.input = "w", .output = "r"},
+        ImportOptions{.output = "none"}}) {
+    REQUIRE_THROWS_AS(Import<double>(model, wrong), ConfigError);
+  }
+  const ImportOptions backwards{.input = "y", .output = "tokens"};
+  REQUIRE_THROWS_AS(Import<double>(model, backwards), UnsupportedError);
+}
+
+TEST_CASE("one error lists all that cannot be expressed") {
+  OnnxModelBuilder model({0, 6});
+  model.Constant("w", kWeight);
+  for (const char* output : {"a", "b", "c", "d"}) {
+    model.Node("Conv",
+               {std::string(output) == "a" ? "x" : std::string(1, static_cast<char>(output[0] - 1)), "w"},
+               output);
+  }
+  test::Set(model.Node("Gemm", {"d", "w"}, "e", "turned"), "transA", 1);
+  model.Node("MatMul", {"e", "d"}, "f", "attention");
+  model.Node("Celu", {"f"}, "g", "custom").set_domain("my.domain");
+  test::Set(model.Node("Softmax", {"g"}, "y", "s"), "axis", 1);
+  REQUIRE(ErrorOf<UnsupportedError>([&] { Import<float>(model); })
+              .find("no layer of this library does Conv (4: node_a, node_b, node_c, ..), Gemm of a "
+                    "transposed input (1: "
+                    "turned), MatMul of two computed values, as in attention (1: attention), my.domain.Celu "
+                    "(1: custom)") != std::string::npos);
+  model.model.mutable_opset_import(0)->set_version(6);
+  REQUIRE(ErrorOf<UnsupportedError>([&] { Import<float>(model); }).find("version 6") != std::string::npos);
+  OnnxModelBuilder inputs({0, 6});
+  OnnxModelBuilder::Describe(*inputs.model.mutable_graph()->add_input(), "z", {0, 6});
+  inputs.Node("Add", {"x", "z"}, "y");
+  REQUIRE(ErrorOf<UnsupportedError>([&] { Import<float>(inputs); }).find("it needs the inputs 'x', 'z'") !=
+          std::string::npos);
+}
+
+TEST_CASE("an imported network is adapted, saved, copied and merged as any other") {
+  OnnxModelBuilder model({0, 6});
+  const Tensor<double> second = Numbers(4, 3, 5);
+  model.Constant("w", kWeight).Constant("b", {4}, kBias).Constant("v", second);
+  model.Node("Gemm", {"x", "w", "b"}, "a", "/fc1/Gemm");
+  model.Node("Relu", {"a"}, "h", "/act/Relu");
+  model.Node("Tanh", {"h"}, "t", "/inner/Tanh");
+  model.Node("Add", {"h", "t"}, "s");
+  model.Node("MatMul", {"s", "v"}, "y", "/fc2/MatMul");
+  const auto network = Import<float>(model);
+  const auto same = Import<float>(model);
+  const Tensor<float> input = RandomTensor<float>(32, 6, 11);
+  const Tensor<float> before = network->Infer(input);
+  const Tensor<float> target = RandomTensor<float>(32, 3, 12);
+
+  nola::AdaptLayers<float>(*network, {.targetModules = {"fc*"}, .rank = 3, .numBasisA = 12, .numBasisB = 12});
+  REQUIRE(network->ParameterCount() == 48);
+  REQUIRE(network->Infer(input) == before);
+  const auto loss = nola::RegressionLoss<float>(target);
+  nola::AdamW<float> optimizer(*network);
+  nola::Trainer<float> trainer(*network, optimizer, {.epochs = 60, .batchSize = 8, .learningRate = 0.05});
+  trainer.Run(input, loss);
+  const Tensor<float> after = network->Infer(input);
+  REQUIRE((after - target).squaredNorm() < 0.8F * (before - target).squaredNorm());
+
+  const test::TemporaryDirectory directory;
+  nola::SaveAdapters<float>(*network, directory / "adapters");
+  nola::LoadAdapters<float>(*same, directory / "adapters");
+  REQUIRE(same->Infer(input) == after);
+  REQUIRE(network->Clone()->Infer(input) == after);
+  nola::MergeAdapters<float>(*network);
+  REQUIRE(LayersOf(*network) == "fc1_Gemm DenseLayer, act_Relu ReLU, inner_Tanh Tanh, fc2_MatMul DenseLayer");
+  REQUIRE(RelativeError(network->Infer(input), after) < test::Rounding<float>());
+  nola::SaveWeights<float>(*network, directory / "weights");
+  const auto third = Import<float>(model);
+  nola::LoadWeights<float>(*third, directory / "weights");
+  REQUIRE(third->Infer(input) == network->Infer(input));
+}
