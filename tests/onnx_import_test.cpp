@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "golden.hpp"
 #include "nola/io.hpp"
 #include "nola/nola.hpp"
 #include "nola/onnx.hpp"
@@ -553,4 +554,39 @@ TEST_CASE("an imported network is adapted, saved, copied and merged as any other
   const auto third = Import<float>(model);
   nola::LoadWeights<float>(*third, directory / "weights");
   REQUIRE(third->Infer(input) == network->Infer(input));
+}
+
+TEMPLATE_TEST_CASE("models that PyTorch has written give what PyTorch computes", "", float, double) {
+  const auto answers = golden::Read(NOLA_GOLDEN_DIRECTORY "/onnx/answers.json");
+  const auto matrix = [](const golden::Json& rows) {
+    Tensor<TestType> values(static_cast<Index>(rows.size()), static_cast<Index>(rows[0].size()));
+    for (Index row = 0; row < values.rows(); ++row) {
+      for (Index column = 0; column < values.cols(); ++column) {
+        values(row, column) = rows[static_cast<std::size_t>(row)][static_cast<std::size_t>(column)];
+      }
+    }
+    return values;
+  };
+  const std::string block =
+      "norm1_# LayerNorm, up_MatMul DenseLayer, act_Mul_1 GELU, down_MatMul DenseLayer, norm2_# LayerNorm, "
+      "gate_MatMul DenseLayer, Sigmoid Sigmoid, value_MatMul DenseLayer, back_MatMul DenseLayer, act2_Mul_5 "
+      "GELU, "
+      "head_head_0_MatMul DenseLayer, head_head_1_Tanh Tanh, head_head_2_MatMul DenseLayer";
+  const auto named = [&](const std::string& norm) {
+    std::string text = block;
+    for (std::size_t at = text.find('#'); at != std::string::npos; at = text.find('#'))
+      text.replace(at, 1, norm);
+    return text;
+  };
+  const std::vector<std::pair<std::string, std::string>> models{
+      {"mlp", "fc1_Gemm DenseLayer, Relu ReLU, fc2_Gemm DenseLayer, Softmax Softmax"},
+      {"block_14", named("Div")},
+      {"block_17", named("LayerNormalization")}};
+  for (const auto& [name, layers] : models) {
+    INFO(name);
+    const auto network = ImportONNX<TestType>(NOLA_GOLDEN_DIRECTORY "/onnx/" + name + ".onnx");
+    REQUIRE(LayersOf(*network) == layers);
+    REQUIRE(RelativeError(network->Infer(matrix(answers[name]["input"])), matrix(answers[name]["output"])) <
+            2e-6);
+  }
 }
