@@ -7,10 +7,11 @@ cd "$(dirname "$0")/../.."
 export compiler=$1 seconds=$2 work=$3
 
 fuzz() {
-  local name=$1 directory=$work/$1
+  local name=$1 directory=$work/$1 libraries=()
+  case $name in onnx_*) libraries=(-lonnx_proto -lprotobuf) ;; esac
   mkdir -p "$directory/corpus"
   "$compiler" -std=c++20 -O1 -g1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude \
-    -isystem /usr/include/eigen3 "tests/fuzz/$name.cpp" -o "$directory/$name" || return 1
+    -isystem /usr/include/eigen3 "tests/fuzz/$name.cpp" -o "$directory/$name" "${libraries[@]}" || return 1
   local seeds=()
   if [ -d "tests/fuzz/$name" ]; then seeds=("tests/fuzz/$name"); fi
   if ! "$directory/$name" -max_total_time="$seconds" -print_final_stats=1 -artifact_prefix="$directory/" \

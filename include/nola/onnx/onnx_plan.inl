@@ -52,9 +52,10 @@ class OnnxPlanner {
 
   const OnnxValues& values_;
   const ImportOptions& options_;
-  std::vector<Place> places_;        // the input first, each after those it is made of
-  std::vector<std::size_t> widths_;  // of each set of places, 0 for not known
-  std::set<std::string> names_;
+  std::vector<Place> places_;         // the input first, each after those it is made of
+  std::vector<std::size_t> widths_;   // of each set of places, 0 for not known
+  std::map<std::string, int> names_;  // the next number for each
+  std::size_t pieces_ = 0;            // layers and joints so far
   OnnxPlan plan_;
 };
 
@@ -206,6 +207,8 @@ NOLA_ONNX_DEFINITION OnnxWiring OnnxPlanner::Chain(std::size_t end, std::size_t 
           {"what ", Quoted(place.step.name), " makes is used in branches that are not one within another"}));
     }
     place.isBuilt = true;
+    constexpr std::size_t kMost = 4096;
+    if (++pieces_ > kMost) Unsupported(Message({"more than ", kMost, " layers"}));
     if (place.from.size() > 1) {
       std::move(chain.begin(), chain.end(), std::back_inserter(plan_.layers));
       chain.clear();
@@ -242,8 +245,9 @@ NOLA_ONNX_DEFINITION OnnxWiring OnnxPlanner::Branches(std::size_t place, int dep
 
 NOLA_ONNX_DEFINITION std::string OnnxPlanner::NewName(const std::string& node) {
   const std::string name = OnnxLayerName(node);
+  const auto [place, isNew] = names_.emplace(name, 2);
   std::string unique = name;
-  for (int i = 2; !names_.insert(unique).second; ++i) unique = Message({name, "_", i});
+  while (!isNew && !names_.emplace(unique, 2).second) unique = Message({name, "_", place->second++});
   return unique;
 }
 
