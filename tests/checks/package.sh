@@ -20,7 +20,8 @@ configure() {  # configure NAME OPTION...
 
 accept() {  # accept NAME OPTION...: configures, builds and runs
   configure "$@" && cmake --build "$work/$1" -j 2 >>"$work/$1.log" 2>&1 &&
-    "$work/$1/core_user" >>"$work/$1.log" && { [ ! -e "$work/$1/io_user" ] || "$work/$1/io_user"; } ||
+    "$work/$1/core_user" >>"$work/$1.log" && { [ ! -e "$work/$1/io_user" ] || "$work/$1/io_user"; } &&
+    { [ ! -e "$work/$1/onnx_user" ] || "$work/$1/onnx_user"; } ||
     { cat "$work/$1.log"; echo "FAILED: $1"; exit 1; }
   echo "works: $1"
 }
@@ -39,7 +40,12 @@ refuse() {  # refuse NAME TEXT OPTION...: does not configure, and says TEXT
 found=(-DNOLA_FROM=find_package "-DCMAKE_PREFIX_PATH=$work/prefix")
 accept find_package "${found[@]}" "-DNOLA_VERSION=$version"
 [ -e "$work/find_package/io_user" ] || { echo "FAILED: component io gave no target nola::io"; exit 1; }
-accept add_subdirectory -DNOLA_FROM=add_subdirectory
+components="-DNOLA_COMPONENTS=io"
+if "$compiler" -fsyntax-only -DONNX_ML -include onnx/onnx_pb.h -x c++ /dev/null 2>/dev/null; then
+  components="-DNOLA_COMPONENTS=io;onnx"
+  accept onnx "${found[@]}" "$components"
+fi
+accept add_subdirectory -DNOLA_FROM=add_subdirectory "$components"
 configure FetchContent -DNOLA_FROM=FetchContent || { cat "$work/FetchContent.log"; exit 1; }
 echo "configures: FetchContent"
 
@@ -49,6 +55,10 @@ configure core_without_json "${found[@]}" -DNOLA_COMPONENTS= $withoutJson ||
 echo "configures: the core without a JSON parser"
 refuse io_without_json "needs nlohmann_json 3.10 or later, which was not found (Debian: apt install nlohmann-json3-dev)" \
   "${found[@]}" $withoutJson
+refuse onnx_without_protobuf "component onnx cannot be used, Protobuf 3.12 or later is missing" \
+  "${found[@]}" "-DNOLA_COMPONENTS=onnx" -DCMAKE_DISABLE_FIND_PACKAGE_Protobuf=ON
+refuse onnx_without_onnx "component onnx cannot be used, ONNX 1.10 or later is missing" \
+  "${found[@]}" "-DNOLA_COMPONENTS=onnx" -DCMAKE_DISABLE_FIND_PACKAGE_ONNX=ON
 refuse unknown_component "nola has no component 'video'; there are: io, onnx, compiled." "${found[@]}" -DNOLA_COMPONENTS=video
 refuse later_version "$version" "${found[@]}" "-DNOLA_VERSION=$((${version%%.*} + 1)).0"
 refuse no_eigen "needs Eigen3 3.4 or later, which was not found (Debian: apt install libeigen3-dev)" \
@@ -80,6 +90,8 @@ done
 test -s "$work/prefix/include/nola/random/specification.md" || { echo "FAILED: no specification installed"; exit 1; }
 if [ -e "$work/prefix/share/cmake/nola/nolaCompiledTargets.cmake" ]; then
   accept compiled "${found[@]}" "-DNOLA_COMPONENTS=io;compiled"
+  [ ! -e "$work/prefix/share/cmake/nola/nolaCompiledOnnxTargets.cmake" ] ||
+    accept compiled_onnx "${found[@]}" "-DNOLA_COMPONENTS=io;onnx;compiled"
 else
   refuse compiled "configure it with -DNOLA_COMPILED=ON" "${found[@]}" "-DNOLA_COMPONENTS=compiled"
 fi
