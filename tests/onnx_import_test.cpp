@@ -375,6 +375,124 @@ TEMPLATE_TEST_CASE("branches that join again are residuals, sums and products", 
   }
 }
 
+namespace {
+
+/// How the model of an attention is written.
+struct AttentionForm {
+  enum class Projections { three, split, stacked };
+  enum class Mask { none, added, chosen, computed };
+  Projections projections = Projections::three;
+  Mask mask = Mask::added;
+};
+
+/// Self-attention of two heads of three numbers over five tokens.
+OnnxModelBuilder AttentionModel(const AttentionForm& form, const Tensor<double>& weights,
+                                const Tensor<double>& bias, const Tensor<double>& output) {
+  using Projections = AttentionForm::Projections;
+  using Mask = AttentionForm::Mask;
+  OnnxModelBuilder model({0, 5, 6});
+  model.Scalar("size", std::sqrt(3.0)).Scalar("hidden", -1e9).Scalar("zero", 0).Constant("output", output);
+  model.Integers("by_head", {0, 0, 2, 3}).Integers("by_part", {0, 0, 3, 2, 3}).Integers("merged", {0, 0, 6});
+  model.Integers("first", {0});
+  const auto turn = [&](const std::string& from, const std::string& to,
+                        const std::vector<std::int64_t>& order) {
+    test::SetList(model.Node("Transpose", {from}, to), "perm", order);
+  };
+  if (form.projections != Projections::three) {
+    model.Constant("w", weights).Constant("b", {18}, bias);
+    model.Node("MatMul", {"x", "w"}, "product");
+    model.Node("Add", {"product", "b"}, "all");
+  }
+  if (form.projections == Projections::split) {
+    ::onnx::NodeProto& split = model.Node("Split", {"all"}, "rows0");
+    split.add_output("rows1");
+    split.add_output("rows2");
+    test::Set(split, "axis", -1);
+  } else if (form.projections == Projections::stacked) {
+    model.Node("Reshape", {"all", "by_part"}, "parts");
+    turn("parts", "stacked", {2, 0, 3, 1, 4});
+  }
+  for (int i = 0; i < 3; ++i) {
+    const std::string n = std::to_string(i);
+    if (form.projections == Projections::stacked) {
+      model.Tensor("index" + n, {}, ::onnx::TensorProto::INT64).add_int64_data(i);
+      model.Node("Gather", {"stacked", "index" + n}, "heads" + n);
+      if (i == 1) turn("heads1", "keys", {0, 1, 3, 2});
+      continue;
+    }
+    if (form.projections == Projections::three) {
+      model.Constant("w" + n, Tensor<double>(weights.middleCols(6 * i, 6)));
+      model.Constant("b" + n, {6}, Tensor<double>(bias.middleCols(6 * i, 6)));
+      model.Node("MatMul", {"x", "w" + n}, "product" + n);
+      model.Node("Add", {"product" + n, "b" + n}, "rows" + n);
+    }
+    model.Node("Reshape", {"rows" + n, "by_head"}, "cut" + n);
+    turn("cut" + n, i == 1 ? "keys" : "heads" + n,
+         i == 1 ? std::vector<std::int64_t>{0, 2, 3, 1} : std::vector<std::int64_t>{0, 2, 1, 3});
+  }
+  model.Node("MatMul", {"heads0", "keys"}, "scores");
+  model.Node("Div", {"scores", "size"}, "scaled");
+  const auto triangle = [](double kept, double beyond) {
+    return Tensor<double>(Tensor<double>::NullaryExpr(
+        5, 5, [&](Index row, Index column) { return column <= row ? kept : beyond; }));
+  };
+  if (form.mask == Mask::added) {
+    model.Constant("mask", {1, 1, 5, 5}, triangle(0, -1e9));
+    model.Node("Add", {"scaled", "mask"}, "masked");
+  } else if (form.mask == Mask::chosen) {
+    ::onnx::TensorProto& mask = model.Tensor("mask", {5, 5}, ::onnx::TensorProto::BOOL);
+    for (Index i = 0; i < 25; ++i) mask.add_int32_data(triangle(1, 0)(i / 5, i % 5) != 0 ? 1 : 0);
+    model.Node("Where", {"mask", "scaled", "hidden"}, "masked");
+  } else if (form.mask == Mask::computed) {
+    model.Constant("ones", Tensor<double>::Ones(5, 5));
+    test::Set(model.Node("Trilu", {"ones"}, "lower"), "upper", 0);
+    model.Node("Equal", {"lower", "zero"}, "later");
+    model.Node("Where", {"later", "hidden", "scaled"}, "masked");
+  }
+  test::Set(model.Node("Softmax", {form.mask == Mask::none ? "scaled" : "masked"}, "weights", "attention"),
+            "axis", -1);
+  model.Node("MatMul", {"weights", "heads2"}, "gathered");
+  turn("gathered", "by_token", {0, 2, 1, 3});
+  model.Node("Reshape", {"by_token", "merged"}, "joined");
+  model.Node("MatMul", {"joined", "output"}, "y", "out");
+  return model;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("causal self-attention that is written out is one layer", "", float, double) {
+  using T = TestType;
+  using Projections = AttentionForm::Projections;
+  using Mask = AttentionForm::Mask;
+  const Tensor<double> weights = Numbers(6, 18, 21);
+  const Tensor<double> bias = Numbers(1, 18, 22);
+  const Tensor<double> output = Numbers(6, 6, 23);
+  const Tensor<double> input = Numbers(20, 6, 24);
+  const auto part = [&](Index i) {
+    return std::make_shared<nola::DenseLayer<double>>(Tensor<double>(weights.middleCols(6 * i, 6)),
+                                                      Tensor<double>(bias.middleCols(6 * i, 6)));
+  };
+  const nola::CausalSelfAttention<double> expected(2, part(0), part(1), part(2),
+                                                   std::make_shared<nola::DenseLayer<double>>(output));
+  const auto sequences = nola::RowPlan::OfLength(5, 20);
+  for (const Projections projections : {Projections::three, Projections::split, Projections::stacked}) {
+    for (const Mask mask : {Mask::added, Mask::chosen, Mask::computed}) {
+      INFO("projections " << static_cast<int>(projections) << ", mask " << static_cast<int>(mask));
+      const auto network = Import<T>(AttentionModel({projections, mask}, weights, bias, output));
+      REQUIRE(LayersOf(*network) ==
+              "attention CausalSelfAttention, attention.query DenseLayer, attention.key DenseLayer, "
+              "attention.value DenseLayer, attention.output DenseLayer");
+      REQUIRE(RelativeError(network->Infer(input.cast<T>(), sequences), expected.Infer(input, sequences)) <
+              test::Rounding<T>());
+    }
+    const OnnxModelBuilder open = AttentionModel({projections, Mask::none}, weights, bias, output);
+    REQUIRE(ErrorOf<UnsupportedError>([&] {
+              Import<T>(open);
+            }).find("no layer of this library does attention that sees later tokens too (1: attention)") !=
+            std::string::npos);
+  }
+}
+
 TEST_CASE("every form that a file keeps numbers in is read") {
   Tensor<double> weight(2, 3);
   weight << 0.5, -2, 3, 0.125, 8, -0.75;  // exact in 16 bits
@@ -581,12 +699,17 @@ TEMPLATE_TEST_CASE("models that PyTorch has written give what PyTorch computes",
   const std::vector<std::pair<std::string, std::string>> models{
       {"mlp", "fc1_Gemm DenseLayer, Relu ReLU, fc2_Gemm DenseLayer, Softmax Softmax"},
       {"block_14", named("Div")},
-      {"block_17", named("LayerNormalization")}};
+      {"block_17", named("LayerNormalization")},
+      {"attention",
+       "Softmax CausalSelfAttention, Softmax.query DenseLayer, Softmax.key DenseLayer, Softmax.value "
+       "DenseLayer, "
+       "Softmax.output DenseLayer"}};
   for (const auto& [name, layers] : models) {
     INFO(name);
     const auto network = ImportONNX<TestType>(NOLA_GOLDEN_DIRECTORY "/onnx/" + name + ".onnx");
     REQUIRE(LayersOf(*network) == layers);
-    REQUIRE(RelativeError(network->Infer(matrix(answers[name]["input"])), matrix(answers[name]["output"])) <
-            2e-6);
+    const Tensor<TestType> input = matrix(answers[name]["input"]);
+    const auto sequences = nola::RowPlan::OfLength(name == "mlp" ? 1 : 3, input.rows());
+    REQUIRE(RelativeError(network->Infer(input, sequences), matrix(answers[name]["output"])) < 2e-6);
   }
 }

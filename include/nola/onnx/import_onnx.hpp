@@ -19,6 +19,7 @@
 #include "nola/layers/softmax.hpp"
 #include "nola/onnx/import_options.hpp"
 #include "nola/onnx/onnx_network.hpp"
+#include "nola/transformers/causal_self_attention.hpp"
 
 namespace nola {
 
@@ -34,9 +35,12 @@ class OnnxLayerMaker {
     using Kind = OnnxStep::Kind;
     switch (plan.step.kind) {
       case Kind::dense:
-        return MakeDense(plan);
+        return MakeDense(plan.name, plan.step);
+      case Kind::attention:
+        return MakeAttention(plan);
       case Kind::scaleShift:
-        return std::make_shared<ScaleShift<T>>(Row(plan, plan.step.scale, 1), Row(plan, plan.step.shift, 0));
+        return std::make_shared<ScaleShift<T>>(Row(plan.name, plan.outputSize, plan.step.scale, 1),
+                                               Row(plan.name, plan.outputSize, plan.step.shift, 0));
       case Kind::layerNorm:
         return MakeLayerNorm(plan);
       case Kind::relu:
@@ -57,33 +61,45 @@ class OnnxLayerMaker {
   }
 
  private:
-  void CheckFinite(const OnnxLayerPlan& plan, const Tensor<T>& numbers) const {
+  void CheckFinite(const std::string& name, const Tensor<T>& numbers) const {
     if (numbers.allFinite()) return;
-    ThrowOnnxError(values_.Name(), Message({Quoted(plan.name), " has a number that is NaN or infinite in ",
+    ThrowOnnxError(values_.Name(), Message({Quoted(name), " has a number that is NaN or infinite in ",
                                             sizeof(T) == sizeof(float) ? "float" : "double"}));
   }
 
-  /// One number a feature: [1 x out].
-  Tensor<T> Row(const OnnxLayerPlan& plan, const std::vector<double>& numbers, double otherwise) const {
+  /// One number a feature: [1 x size]. @param numbers  from `first` on, or one for all, or none.
+  Tensor<T> Row(const std::string& name, Index size, const std::vector<double>& numbers, double otherwise,
+                Index first = 0) const {
     const auto number = [&](Index, Index column) {
       if (numbers.empty()) return static_cast<T>(otherwise);
-      return static_cast<T>(numbers[numbers.size() == 1 ? 0 : static_cast<std::size_t>(column)]);
+      return static_cast<T>(numbers[numbers.size() == 1 ? 0 : static_cast<std::size_t>(first + column)]);
     };
-    Tensor<T> row = Tensor<T>::NullaryExpr(1, plan.outputSize, number);
-    CheckFinite(plan, row);
+    Tensor<T> row = Tensor<T>::NullaryExpr(1, size, number);
+    CheckFinite(name, row);
     return row;
   }
 
-  std::shared_ptr<ILayer<T>> MakeDense(const OnnxLayerPlan& plan) const {
-    const OnnxStep& step = plan.step;
+  std::shared_ptr<ILayer<T>> MakeDense(const std::string& name, const OnnxStep& step) const {
     Tensor<T> weight(step.weight->shape[0], step.weight->shape[1]);
     DecodeNumbers<T>(step.weight->type, step.weight->bytes,
                      std::span<T>(weight.data(), static_cast<std::size_t>(weight.size())));
     if (step.isTransposed) weight = Tensor<T>(weight.transpose());
-    if (!step.scale.empty()) weight *= Row(plan, step.scale, 1).row(0).asDiagonal();
-    CheckFinite(plan, weight);
-    return std::make_shared<DenseLayer<T>>(std::move(weight),
-                                           step.shift.empty() ? Tensor<T>() : Row(plan, step.shift, 0));
+    const Index first = step.firstColumn;
+    if (step.columns > 0) weight = Tensor<T>(weight.middleCols(first, step.columns));
+    if (!step.scale.empty()) {
+      weight *= Row(name, weight.cols(), step.scale, 1, first).row(0).asDiagonal();
+    }
+    CheckFinite(name, weight);
+    Tensor<T> bias;
+    if (!step.shift.empty()) bias = Row(name, weight.cols(), step.shift, 0, first);
+    return std::make_shared<DenseLayer<T>>(std::move(weight), std::move(bias));
+  }
+
+  std::shared_ptr<ILayer<T>> MakeAttention(const OnnxLayerPlan& plan) const {
+    const std::vector<OnnxStep>& parts = plan.step.parts;
+    return std::make_shared<CausalSelfAttention<T>>(
+        plan.step.heads, MakeDense(plan.name, parts[0]), MakeDense(plan.name, parts[1]),
+        MakeDense(plan.name, parts[2]), MakeDense(plan.name, parts[3]));
   }
 
   std::shared_ptr<ILayer<T>> MakeLayerNorm(const OnnxLayerPlan& plan) const {
@@ -91,8 +107,8 @@ class OnnxLayerMaker {
       ThrowOnnxError(values_.Name(), Message({Quoted(plan.name), " has an epsilon of ", plan.step.epsilon}));
     }
     auto norm = std::make_shared<LayerNorm<T>>(plan.outputSize, plan.step.epsilon);
-    norm->SetParameter("weight", Row(plan, plan.step.scale, 1));
-    norm->SetParameter("bias", Row(plan, plan.step.shift, 0));
+    norm->SetParameter("weight", Row(plan.name, plan.outputSize, plan.step.scale, 1));
+    norm->SetParameter("bias", Row(plan.name, plan.outputSize, plan.step.shift, 0));
     return norm;
   }
 
@@ -119,10 +135,10 @@ std::shared_ptr<ILayer<T>> MakeOnnxNetwork(const OnnxModel& model, const std::st
 /// Operators: MatMul and Gemm by a constant weight, with what is added to them or multiplies them; Add, Sub,
 /// Mul and Div by constants of one number or one a feature; Relu, Gelu, Tanh, Sigmoid, Softmax over the last
 /// axis, LayerNormalization, BatchNormalization of rows; GELU and layer normalisation as older exporters
-/// write them out; Add and Mul of two values where branches part and join again within one another, such as
-/// residual connections and gates. Reshape, Flatten, Squeeze, Unsqueeze, Identity, Cast between
-/// floating-point types and Dropout are followed and leave no layer. Operators of versions 7 and later mean
-/// here what they mean there.
+/// write them out; self-attention as exporters write it, if a mask hides later tokens; Add and Mul of two
+/// values where branches part and join again within one another, such as residual connections and gates.
+/// Reshape, Flatten, Squeeze, Unsqueeze, Identity, Cast between floating-point types and Dropout are followed
+/// and leave no layer. Operators of versions 7 and later mean here what they mean there.
 ///
 /// A row of the network is what the model's last axis is where the first layer reads it: an image that the
 /// model flattens is given as a row, tokens of a batch [batch x tokens x features] as [batch*tokens x

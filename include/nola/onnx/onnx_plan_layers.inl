@@ -47,6 +47,7 @@ NOLA_ONNX_DEFINITION void OnnxPlanner::FindWidths() {
       SetWidth(i, step.isTransposed ? rows : columns);
       continue;
     }
+    if (step.kind == Kind::attention) SetWidth(i, static_cast<std::size_t>(step.parts[3].weight->shape[0]));
     for (const std::size_t from : places_[i].from) Join(from, i);
     const std::size_t numbers = std::max(step.scale.size(), step.shift.size());
     if (numbers > 1 || (numbers == 1 && step.kind == Kind::layerNorm)) SetWidth(i, numbers);
@@ -63,24 +64,6 @@ NOLA_ONNX_DEFINITION void OnnxPlanner::FindWidths() {
   }
 }
 
-/// Multiplies a step's result by these numbers and then adds those, one or one a feature each.
-inline void ScaleOnnxStep(OnnxStep& step, const std::vector<double>& scale,
-                          const std::vector<double>& shift) {
-  const auto apply = [](std::vector<double>& numbers, double otherwise, const std::vector<double>& operand,
-                        const auto& operation) {
-    if (operand.empty()) return;
-    if (numbers.empty()) numbers = {otherwise};
-    if (numbers.size() < operand.size()) numbers.resize(operand.size(), numbers[0]);
-    for (std::size_t i = 0; i < numbers.size(); ++i) {
-      numbers[i] = operation(numbers[i], operand[operand.size() == 1 ? 0 : i]);
-    }
-  };
-  const auto product = [](double a, double b) { return a * b; };
-  apply(step.scale, 1, scale, product);
-  if (!step.shift.empty()) apply(step.shift, 0, scale, product);
-  apply(step.shift, 0, shift, [](double a, double b) { return a + b; });
-}
-
 /// Adds a step to a chain: as a layer, or within the one before.
 NOLA_ONNX_DEFINITION void OnnxPlanner::Append(const Place& place, std::vector<OnnxLayerPlan>& chain,
                                               OnnxWiring& wiring) {
@@ -91,6 +74,7 @@ NOLA_ONNX_DEFINITION void OnnxPlanner::Append(const Place& place, std::vector<On
     };
     if (isAll(step.scale, 1) && isAll(step.shift, 0)) return;
     const Kind before = chain.empty() ? Kind::refused : chain.back().step.kind;
+    if (before == Kind::attention) return ScaleOnnxStep(chain.back().step.parts[3], step.scale, step.shift);
     // (x - mean) * scale as x * scale - mean * scale would lose what the difference leaves.
     const bool fits = before == Kind::scaleShift && (step.scale.empty() || chain.back().step.shift.empty());
     if (before == Kind::dense || before == Kind::layerNorm || fits) {

@@ -24,8 +24,9 @@ struct OnnxStep {
     tanh,
     sigmoid,
     softmax,
-    sum,     ///< of two values
-    product  ///< of two values, number by number
+    attention,  ///< causal self-attention, of the four dense steps in `parts`
+    sum,        ///< of two values
+    product     ///< of two values, number by number
   };
   Kind kind = Kind::refused;
   std::string why;                  ///< for a list: "Conv", "Softmax over another axis than the last"
@@ -40,14 +41,28 @@ struct OnnxStep {
   std::vector<double> scale;
   std::vector<double> shift;
   double epsilon = 0;
+
+  std::int64_t firstColumn = 0;  ///< of a dense step that is a part of a product: where it begins
+  std::int64_t columns = 0;      ///< and how many outputs it has; 0 for all
+  std::vector<OnnxStep> parts;   ///< of attention: query, key, value, output
+  std::int64_t heads = 0;
 };
 
-/// How the value of this name is made. Follows patterns of several nodes: GELU by Erf or Tanh and layer
-/// normalisation, as exporters write them out. Time: a few nodes.
+/// Multiplies a step's result by these numbers and then adds those, one or one a feature each.
+void ScaleOnnxStep(OnnxStep& step, const std::vector<double>& scale, const std::vector<double>& shift);
+
+/// How the value of this name is made. Follows patterns of several nodes: GELU by Erf or Tanh, layer
+/// normalisation and self-attention, as exporters write them out. Time: a few nodes.
 /// @pre a node makes the value, and it is no constant.
 /// @throws FileError for a node that breaks ONNX's rules.
 OnnxStep ReadOnnxStep(const OnnxValues& values, const std::string& value);
 
+/// A MatMul or Gemm alone.
+OnnxStep ReadOnnxDense(const OnnxValues& values, const OnnxNode& node);
+
+/// Self-attention written out, if this dense step is its last: of one product for query, key and value or
+/// three. Refused if no mask hides later tokens, a constant one or one that is computed as exporters do.
+std::optional<OnnxStep> ReadWrittenOutAttention(const OnnxValues& values, const OnnxStep& output);
 /// GELU written out, if this Mul is its last node.
 std::optional<OnnxStep> ReadWrittenOutGELU(const OnnxValues& values, const OnnxNode& node);
 /// A layer normalisation written out, up to the division, if this Div is it.
@@ -56,6 +71,7 @@ std::optional<OnnxStep> ReadWrittenOutLayerNorm(const OnnxValues& values, const 
 }  // namespace nola::detail
 
 #ifdef NOLA_ONNX_DEFINITIONS_HERE
+#include "nola/onnx/onnx_attention.inl"
 #include "nola/onnx/onnx_patterns.inl"
 #include "nola/onnx/onnx_step.inl"
 #endif

@@ -8,6 +8,7 @@ class OnnxStepReader {
   OnnxStepReader(const OnnxValues& values, const OnnxNode& node) : values_(values), node_(node) {}
 
   OnnxStep Read();
+  OnnxStep ReadDense();
 
  private:
   using Kind = OnnxStep::Kind;
@@ -33,7 +34,6 @@ class OnnxStepReader {
 
   OnnxStep ReadElementwise();
   OnnxStep ReadBinary();
-  OnnxStep ReadDense();
   OnnxStep ReadSoftmax();
   OnnxStep ReadLayerNorm();
   OnnxStep ReadBatchNorm();
@@ -44,7 +44,11 @@ class OnnxStepReader {
 
 NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::Read() {
   const std::string& type = node_.type;
-  if (type == "MatMul" || type == "Gemm") return ReadDense();
+  if (type == "MatMul" || type == "Gemm") {
+    OnnxStep dense = ReadDense();
+    const bool isDense = dense.kind == Kind::dense;
+    return isDense ? ReadWrittenOutAttention(values_, dense).value_or(dense) : dense;
+  }
   if (type == "Add" || type == "Sub" || type == "Mul" || type == "Div") return ReadBinary();
   if (node_.inputs.empty() || node_.inputs[0].empty()) return Refuse("");
   if (type == "Softmax") return ReadSoftmax();
@@ -232,6 +236,27 @@ NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadBatchNorm() {
   return step;
 }
 
+NOLA_ONNX_DEFINITION void ScaleOnnxStep(OnnxStep& step, const std::vector<double>& scale,
+                                        const std::vector<double>& shift) {
+  const auto apply = [](std::vector<double>& numbers, double otherwise, const std::vector<double>& operand,
+                        const auto& operation) {
+    if (operand.empty()) return;
+    if (numbers.empty()) numbers = {otherwise};
+    if (numbers.size() < operand.size()) numbers.resize(operand.size(), numbers[0]);
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      numbers[i] = operation(numbers[i], operand[operand.size() == 1 ? 0 : i]);
+    }
+  };
+  const auto product = [](double a, double b) { return a * b; };
+  apply(step.scale, 1, scale, product);
+  if (!step.shift.empty()) apply(step.shift, 0, scale, product);
+  apply(step.shift, 0, shift, [](double a, double b) { return a + b; });
+}
+
+NOLA_ONNX_DEFINITION OnnxStep ReadOnnxDense(const OnnxValues& values, const OnnxNode& node) {
+  return OnnxStepReader(values, node).ReadDense();
+}
+
 NOLA_ONNX_DEFINITION OnnxStep ReadOnnxStep(const OnnxValues& values, const std::string& value) {
   const OnnxNode& node = *values.Producer(value);
   OnnxStep step = OnnxStepReader(values, node).Read();
@@ -239,8 +264,7 @@ NOLA_ONNX_DEFINITION OnnxStep ReadOnnxStep(const OnnxValues& values, const std::
     step = OnnxStep();
     step.why = "a second output of " + node.type;
   }
-  if (step.kind == OnnxStep::Kind::refused) {
-    step.inputs.clear();
+  if (step.kind == OnnxStep::Kind::refused && step.inputs.empty()) {
     for (const std::string& input : node.inputs) {
       const bool isComputed = values.Constant(input) == nullptr && !values.IsExtents(input);
       if (!input.empty() && isComputed) step.inputs.push_back(input);
@@ -248,7 +272,7 @@ NOLA_ONNX_DEFINITION OnnxStep ReadOnnxStep(const OnnxValues& values, const std::
   } else if (step.inputs.empty()) {
     step.inputs = {node.inputs[0]};
   }
-  step.name = node.name;
+  if (step.name.empty()) step.name = node.name;
   if (step.name.empty()) {
     const auto index = static_cast<long long>(&node - values.Model().nodes.data());
     step.name = Message({node.type, "_", index});

@@ -52,6 +52,8 @@ class OnnxValues {
   std::optional<std::vector<std::int64_t>> Axes(const OnnxNode& node, std::size_t input) const;
   /// Whether an axis, counted from either end, is the last of a value; nothing if that is not known.
   std::optional<bool> IsLastAxis(const std::string& value, std::int64_t axis) const;
+  /// Which one a Gather of one index, or a Slice of one, takes along the first axis.
+  std::optional<std::int64_t> FirstOfAxis(const OnnxNode& node) const;
 
  private:
   using List = std::vector<OnnxExtent>;

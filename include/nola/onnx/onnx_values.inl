@@ -97,6 +97,23 @@ NOLA_ONNX_DEFINITION std::optional<bool> OnnxValues::IsLastAxis(const std::strin
   return axis == static_cast<std::int64_t>(shape->size()) - 1;
 }
 
+NOLA_ONNX_DEFINITION std::optional<std::int64_t> OnnxValues::FirstOfAxis(const OnnxNode& node) const {
+  const auto number = [&](const std::string& setting, std::size_t input) -> std::optional<std::int64_t> {
+    const auto found = node.attributes.find(setting);
+    const bool isGiven = found != node.attributes.end();
+    if (!isGiven && (input >= node.inputs.size() || Constant(node.inputs[input]) == nullptr))
+      return std::nullopt;
+    const auto list =
+        isGiven ? std::optional(found->second.integers) : Constant(node.inputs[input])->Integers();
+    return list && list->size() == 1 ? std::optional(list->front()) : std::nullopt;
+  };
+  if (node.type == "Gather") return Integer(node, "axis", 0) == 0 ? number("", 1) : std::nullopt;
+  const auto start = number("starts", 1);
+  const auto end = number("ends", 2);
+  const bool isOne = node.type == "Slice" && node.inputs.size() < 5 && start && end && *end - 1 == *start;
+  return isOne && number("axes", 3) == std::int64_t{0} ? start : std::nullopt;
+}
+
 NOLA_ONNX_DEFINITION void OnnxValues::FollowConstant(const OnnxNode& node) {
   OnnxTensor constant;
   const auto number = [&](auto value, NumberType type) {

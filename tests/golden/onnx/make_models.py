@@ -51,6 +51,24 @@ class Block(nn.Module):
         return self.head(self.act2(x))
 
 
+class Attention(nn.Module):
+    """Causal self-attention of two heads, from one product for query, key and value."""
+
+    def __init__(self):
+        super().__init__()
+        self.all = nn.Linear(8, 24)
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x):
+        batch, tokens, width = x.shape
+        parts = self.all(x).split(width, dim=2)
+        query, key, value = [part.view(batch, tokens, 2, 4).transpose(1, 2) for part in parts]
+        scores = query @ key.transpose(-2, -1) / 2
+        scores = scores.masked_fill(torch.tril(torch.ones(tokens, tokens)) == 0, float("-inf"))
+        gathered = (scores.softmax(-1) @ value).transpose(1, 2).contiguous()
+        return self.out(gathered.view(batch, tokens, width)) + x
+
+
 def randomize(model):
     """Gives what starts as 0 and 1 other values."""
     for module in model.modules():
@@ -83,5 +101,6 @@ both = {"dynamic_axes": {"input": {0: "batch", 1: "tokens"}}}
 export("mlp", Mlp(), (2, 1, 3, 4), 13, **free)
 export("block_14", Block(), (2, 3, 8), 14, **both)
 export("block_17", Block(), (2, 3, 8), 17, **both)
+export("attention", Attention(), (2, 3, 8), 17, **both)
 with open("answers.json", "w") as file:
     file.write(json.dumps(answers, separators=(",", ":")) + "\n")
