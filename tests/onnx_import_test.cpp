@@ -609,6 +609,22 @@ TEST_CASE("a part of a model is imported by the names of its values") {
   REQUIRE_THROWS_AS(Import<double>(model, backwards), UnsupportedError);
 }
 
+TEST_CASE("a part may begin within what would be one layer") {
+  const Tensor<double> output = Numbers(6, 6, 23);
+  const OnnxModelBuilder attention = AttentionModel({}, Numbers(6, 18, 21), Numbers(1, 18, 22), output);
+  const auto last = Import<double>(attention, {.input = "joined"});
+  REQUIRE(LayersOf(*last) == "out DenseLayer");
+  RequireValues(*last, kInput, kInput * output);
+
+  OnnxModelBuilder gelu({0, 6});
+  gelu.Scalar("root2", std::sqrt(2.0)).Scalar("one", 1).Scalar("half", 0.5);
+  gelu.Node("Div", {"x", "root2"}, "a");
+  gelu.Node("Tanh", {"a"}, "b");
+  gelu.Node("Add", {"b", "one"}, "c");
+  gelu.Node("Mul", {"c", "half"}, "y");
+  RequireValues(*Import<double>(gelu, {.input = "b"}), kInput, (kInput.array() + 1) / 2);
+}
+
 TEST_CASE("one error lists all that cannot be expressed") {
   OnnxModelBuilder model({0, 6});
   model.Constant("w", kWeight);

@@ -118,7 +118,7 @@ class OnnxLayerMaker {
 template <std::floating_point T>
 std::shared_ptr<ILayer<T>> MakeOnnxNetwork(const OnnxModel& model, const std::string& name,
                                            const ImportOptions& options) {
-  const OnnxValues values(model, name);
+  const OnnxValues values(model, name, options.input);
   OnnxPlan plan = PlanOnnx(values, options);
   const OnnxLayerMaker<T> maker(values);
   std::vector<NamedLayer<T>> layers;

@@ -24,8 +24,9 @@ struct OnnxExtent {
 class OnnxValues {
  public:
   /// @param model  must outlive this. @param name  of the file, for messages.
+  /// @param input  a value that counts as given, whatever makes it; empty for the model's own alone.
   /// @throws FileError for operators whose operands do not fit each other.
-  OnnxValues(const OnnxModel& model, std::string name);
+  OnnxValues(const OnnxModel& model, std::string name, const std::string& input = "");
 
   const OnnxModel& Model() const { return model_; }
   const std::string& Name() const { return name_; }
@@ -38,7 +39,7 @@ class OnnxValues {
   std::optional<std::vector<double>> Row(const std::string& value) const;
   /// The extents of a value, or null.
   const OnnxShape* Shape(const std::string& value) const;
-  /// The node that makes a value, or null.
+  /// The node that makes a value that is not given, or null.
   const OnnxNode* Producer(const std::string& value) const;
   /// Whether a value is computed of extents alone.
   bool IsExtents(const std::string& value) const { return ListOf(value) != nullptr; }
@@ -74,6 +75,7 @@ class OnnxValues {
 
   const OnnxModel& model_;
   std::string name_;
+  std::string given_;  // beside the model's own inputs
   std::map<std::string, const OnnxNode*> producers_;
   std::map<std::string, OnnxTensor> folded_;
   std::map<std::string, OnnxShape> shapes_;

@@ -7,11 +7,12 @@
 
 namespace nola::detail {
 
-NOLA_ONNX_DEFINITION OnnxValues::OnnxValues(const OnnxModel& model, std::string name)
+NOLA_ONNX_DEFINITION OnnxValues::OnnxValues(const OnnxModel& model, std::string name,
+                                            const std::string& input)
     : model_(model), name_(std::move(name)) {
   for (const auto& [constant, tensor] : model_.constants) constantBytes_ += tensor.bytes.size();
-  for (const OnnxValueInfo& input : model_.inputs) {
-    if (input.shape) shapes_[input.name] = *input.shape;
+  for (const OnnxValueInfo& value : model_.inputs) {
+    if (value.shape) shapes_[value.name] = *value.shape;
   }
   for (const OnnxNode& node : model_.nodes) {
     for (const std::string& output : node.outputs) {
@@ -19,6 +20,7 @@ NOLA_ONNX_DEFINITION OnnxValues::OnnxValues(const OnnxModel& model, std::string 
     }
     Follow(node);
   }
+  if (producers_.erase(input) > 0) given_ = input;
 }
 
 NOLA_ONNX_DEFINITION void OnnxValues::Fail(const OnnxNode& node, const std::string& reason) const {
@@ -61,7 +63,8 @@ NOLA_ONNX_DEFINITION const OnnxNode* OnnxValues::Producer(const std::string& val
 }
 
 NOLA_ONNX_DEFINITION bool OnnxValues::Has(const std::string& value) const {
-  if (model_.constants.contains(value) || producers_.contains(value)) return true;
+  const bool isGiven = value == given_ && !given_.empty();
+  if (isGiven || model_.constants.contains(value) || producers_.contains(value)) return true;
   return std::any_of(model_.inputs.begin(), model_.inputs.end(),
                      [&](const OnnxValueInfo& input) { return input.name == value; });
 }
