@@ -64,11 +64,18 @@ class AtomicFile {
     }
   }
 
+  /// Puts what was written on the disk, so that of Commit the renaming alone is left to fail: for whoever
+  /// commits two files. @throws FileError if the disk is full or fails.
+  void Flush() {
+    if (!file_.IsOpen()) throw StateError("AtomicFile: Flush after Commit");
+    if (detail::RetryInterrupted([&] { return ::fsync(file_.Get()); }) != 0) Fail("flush");
+  }
+
   /// Makes the new content the file's, on disk when this returns.
   /// @throws FileError if the disk fails; the path then has its old content, or all of the new one.
   void Commit() {
     if (!file_.IsOpen()) throw StateError("AtomicFile: Commit twice");
-    if (detail::RetryInterrupted([&] { return ::fsync(file_.Get()); }) != 0) Fail("flush");
+    Flush();
     if (::renameat(directory_.Get(), temporary_.c_str(), directory_.Get(), name_.c_str()) != 0) {
       Fail("replace");
     }

@@ -1,0 +1,351 @@
+// How a graph becomes nodes of ONNX.
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+#include <variant>
+
+#include "nola/core/text.hpp"
+#include "nola/onnx/onnx_proto.hpp"
+
+namespace nola::detail {
+
+/// The number in files of a type that models are written with.
+inline int OnnxDataType(NumberType type) {
+  switch (type) {
+    case NumberType::f64:
+      return ::onnx::TensorProto::DOUBLE;
+    case NumberType::i64:
+      return ::onnx::TensorProto::INT64;
+    case NumberType::i32:
+      return ::onnx::TensorProto::INT32;
+    case NumberType::u16:
+      return ::onnx::TensorProto::UINT16;
+    case NumberType::u8:
+      return ::onnx::TensorProto::UINT8;
+    default:
+      return ::onnx::TensorProto::FLOAT;
+  }
+}
+
+/// Turns one graph into nodes, inputs, outputs and the list of initializers, whose numbers stay where they
+/// are. A value is a matrix here as it is in the graph, its rows those of all sequences; attention alone sees
+/// them apart. Indices of one column are vectors.
+class OnnxLowering {
+ public:
+  OnnxLowering(const OnnxExport& model, ::onnx::GraphProto& file);
+
+  /// To be called once.
+  void Lower();
+  const std::vector<OnnxTensor>& Initializers() const { return initializers_; }
+
+ private:
+  using Names = std::vector<std::string>;
+  using Setting = std::pair<const char*, std::variant<std::int64_t, float, std::vector<std::int64_t>>>;
+
+  // Nodes: each gives the name of its result.
+  std::string Node(const char* type, const Names& inputs, std::string result,
+                   const std::vector<Setting>& settings = {});
+  /// The same for a step on the way to a value, which gets a name after it.
+  std::string Step(const char* type, const Names& inputs, const std::vector<Setting>& settings = {}) {
+    return Node(type, inputs, Unique(here_ + "." + type), settings);
+  }
+  std::string Unique(const std::string& name);
+
+  // Initializers, each of them once.
+  std::string Scalar(double number);
+  std::string Integers(const std::vector<std::int64_t>& numbers, bool isScalar = false);
+  std::string HadamardMatrix(std::int64_t size);
+  std::string Initializer(OnnxTensor tensor);
+
+  // Values in the form that an operation needs.
+  const GraphValue& Value(ValueId id) const { return graph_.Value(id); }
+  const std::string& Name(ValueId id) { return names_[static_cast<std::size_t>(id.number)]; }
+  std::string IndexVector(ValueId id);
+  std::string IndexMatrix(ValueId id);
+  /// Whether what a node gives is the model's output as it is.
+  bool IsOutputOfNode() const {
+    return !isSequence_ && producers_[static_cast<std::size_t>(graph_.Output().number)] >= 0 &&
+           Value(graph_.Output()).numbers == GraphNumber::real;
+  }
+  std::string Positions();
+  std::string CausalMask();
+
+  void FindUses();
+  void LowerInput();
+  void LowerConstants();
+  void LowerOutput();
+  void LowerExpansion(ValueId id, const OnnxExpansion& expansion);
+  void AddInput(const std::string& name, NumberType type, const std::vector<std::string>& extents);
+  void Lower(const GraphNode& node);
+  void LowerMatMul(const GraphNode& product, const std::string& added, const std::string& result);
+  void LowerGELU(const GraphNode& node, bool byTanh);
+  void LowerGatherSum(const GraphNode& node);
+  void LowerAttention(const GraphNode& node);
+
+  int RealType() const { return OnnxDataType(model_.type); }
+  static void SetShape(::onnx::ValueInfoProto& value, int type, const std::vector<std::string>& extents);
+
+  const OnnxExport& model_;
+  const GraphStructure& graph_;
+  ::onnx::GraphProto& file_;
+  bool isSequence_ = false;
+  std::vector<std::string> names_;  // by value
+  std::vector<int> uses_;           // by value
+  std::vector<int> producers_;      // by value, -1 where there is none
+  std::vector<bool> isVector_;      // by value: a constant of one row that is added or multiplied alone
+  std::vector<std::optional<std::size_t>> products_;  // by node: the product that an addition ends
+  std::vector<bool> isFused_;                         // by node
+  std::set<std::string, std::less<>> taken_;
+  std::string here_;                         // the name of the value that is made now
+  std::map<std::string, std::string> made_;  // what is shared, by what it is
+  std::vector<OnnxTensor> initializers_;
+};
+
+NOLA_ONNX_DEFINITION OnnxTensor MakeOnnxTensor(std::string name, NumberType type, OnnxShape shape,
+                                               std::vector<std::byte> bytes) {
+  OnnxTensor tensor;
+  tensor.name = std::move(name);
+  tensor.type = type;
+  tensor.shape = std::move(shape);
+  auto owner = std::make_shared<const std::vector<std::byte>>(std::move(bytes));
+  tensor.bytes = *owner;
+  tensor.owner = std::move(owner);
+  return tensor;
+}
+
+/// Numbers in the bytes of a file.
+template <class Number>
+std::vector<std::byte> OnnxNumberBytes(const std::vector<Number>& numbers) {
+  std::vector<std::byte> bytes(numbers.size() * sizeof(Number));
+  EncodeNumbers<Number>(NumberTypeOf<Number>(), numbers, bytes);
+  return bytes;
+}
+
+inline std::vector<std::byte> OnnxRealBytes(NumberType type, const std::vector<double>& numbers) {
+  std::vector<std::byte> bytes(numbers.size() * NumberTypeSize(type));
+  EncodeNumbers<double>(type, numbers, bytes);
+  return bytes;
+}
+
+NOLA_ONNX_DEFINITION OnnxLowering::OnnxLowering(const OnnxExport& model, ::onnx::GraphProto& file)
+    : model_(model), graph_(*model.graph), file_(file) {
+  for (const GraphValue& value : graph_.Values()) names_.push_back(value.name);
+  taken_.insert(names_.begin(), names_.end());
+  for (const GraphNode& node : graph_.Nodes()) {
+    isSequence_ = isSequence_ || node.operation == GraphOperation::sequencePositions ||
+                  node.operation == GraphOperation::attention;
+  }
+  file_.set_name(model.name);
+}
+
+NOLA_ONNX_DEFINITION std::string OnnxLowering::Unique(const std::string& name) {
+  std::string unique = name;
+  for (int count = 1; !taken_.insert(unique).second; ++count) unique = Message({name, "_", count});
+  return unique;
+}
+
+NOLA_ONNX_DEFINITION std::string OnnxLowering::Node(const char* type, const Names& inputs, std::string result,
+                                                    const std::vector<Setting>& settings) {
+  ::onnx::NodeProto& node = *file_.add_node();
+  node.set_op_type(type);
+  node.set_name(result);
+  for (const std::string& input : inputs) node.add_input(input);
+  node.add_output(result);
+  for (const auto& [name, value] : settings) {
+    ::onnx::AttributeProto& attribute = *node.add_attribute();
+    attribute.set_name(name);
+    if (const auto* const integer = std::get_if<std::int64_t>(&value)) {
+      attribute.set_type(::onnx::AttributeProto::INT);
+      attribute.set_i(*integer);
+    } else if (const auto* const real = std::get_if<float>(&value)) {
+      attribute.set_type(::onnx::AttributeProto::FLOAT);
+      attribute.set_f(*real);
+    } else {
+      attribute.set_type(::onnx::AttributeProto::INTS);
+      for (const std::int64_t number : std::get<std::vector<std::int64_t>>(value)) attribute.add_ints(number);
+    }
+  }
+  return result;
+}
+
+NOLA_ONNX_DEFINITION std::string OnnxLowering::Initializer(OnnxTensor tensor) {
+  std::string name = tensor.name;
+  initializers_.push_back(std::move(tensor));
+  return name;
+}
+
+NOLA_ONNX_DEFINITION std::string OnnxLowering::Scalar(double number) {
+  std::string& name = made_[Message({"number ", number})];
+  if (name.empty()) {
+    name = Initializer(MakeOnnxTensor(Unique(Message({"constant.", number})), model_.type, {},
+                                      OnnxRealBytes(model_.type, {number})));
+  }
+  return name;
+}
+
+NOLA_ONNX_DEFINITION std::string OnnxLowering::Integers(const std::vector<std::int64_t>& numbers,
+                                                        bool isScalar) {
+  std::string text;
+  for (const std::int64_t number : numbers) text += Message({text.empty() ? "" : ",", number});
+  std::string& name = made_[(isScalar ? "integer " : "integers ") + text];
+  if (name.empty()) {
+    const OnnxShape shape = isScalar ? OnnxShape() : OnnxShape{static_cast<std::int64_t>(numbers.size())};
+    name = Initializer(
+        MakeOnnxTensor(Unique("constant.[" + text + "]"), NumberType::i64, shape, OnnxNumberBytes(numbers)));
+  }
+  return name;
+}
+
+NOLA_ONNX_DEFINITION void OnnxLowering::SetShape(::onnx::ValueInfoProto& value, int type,
+                                                 const std::vector<std::string>& extents) {
+  auto& tensor = *value.mutable_type()->mutable_tensor_type();
+  tensor.set_elem_type(type);
+  auto& shape = *tensor.mutable_shape();
+  for (const std::string& extent : extents) {
+    auto& dimension = *shape.add_dim();
+    const bool isNumber = extent.find_first_not_of("0123456789") == std::string::npos;
+    if (isNumber) {
+      dimension.set_dim_value(std::stoll(extent));
+    } else {
+      dimension.set_dim_param(extent);
+    }
+  }
+}
+
+NOLA_ONNX_DEFINITION void OnnxLowering::AddInput(const std::string& name, NumberType type,
+                                                 const std::vector<std::string>& extents) {
+  ::onnx::ValueInfoProto& input = *file_.add_input();
+  input.set_name(name);
+  SetShape(input, OnnxDataType(type), extents);
+}
+
+/// Counts the uses of values, and finds what one node of ONNX does for two: an addition ends a product that
+/// nothing else reads.
+NOLA_ONNX_DEFINITION void OnnxLowering::FindUses() {
+  const std::vector<GraphNode>& nodes = graph_.Nodes();
+  const auto at = [](ValueId id) { return static_cast<std::size_t>(id.number); };
+  uses_.resize(graph_.Values().size());
+  producers_.resize(uses_.size(), -1);
+  isVector_.resize(uses_.size());
+  std::vector<bool> isMatrix(uses_.size());
+  ++uses_[at(graph_.Output())];
+  isMatrix[at(graph_.Output())] = true;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    producers_[at(nodes[i].result)] = static_cast<int>(i);
+    const bool repeats = nodes[i].operation == GraphOperation::add ||
+                         nodes[i].operation == GraphOperation::multiply ||
+                         nodes[i].operation == GraphOperation::layerNormalization;
+    for (std::size_t operand = 0; operand < nodes[i].operands.size(); ++operand) {
+      const std::size_t value = at(nodes[i].operands[operand]);
+      ++uses_[value];
+      if (operand == 0 || !repeats) isMatrix[value] = true;
+    }
+  }
+  for (std::size_t i = 0; i < uses_.size(); ++i) isVector_[i] = graph_.Values()[i].rows == 1 && !isMatrix[i];
+
+  products_.resize(nodes.size());
+  isFused_.resize(nodes.size());
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].operation != GraphOperation::add) continue;
+    for (const ValueId operand : nodes[i].operands) {
+      const int producer = producers_[at(operand)];
+      if (producer < 0 || uses_[at(operand)] != 1) continue;
+      const GraphNode& product = nodes[static_cast<std::size_t>(producer)];
+      const bool isWhole = Value(operand).rows == Value(nodes[i].result).rows &&
+                           Value(operand).columns == Value(nodes[i].result).columns;
+      if (product.operation != GraphOperation::matMul || !isWhole) continue;
+      if (!products_[i] || *products_[i] < static_cast<std::size_t>(producer)) {
+        products_[i] = static_cast<std::size_t>(producer);
+      }
+    }
+    if (products_[i]) isFused_[*products_[i]] = true;
+  }
+}
+
+NOLA_ONNX_DEFINITION void OnnxLowering::LowerInput() {
+  const ValueId id = graph_.Input();
+  const GraphValue& input = Value(id);
+  const bool isIndex = input.numbers == GraphNumber::index;
+  std::vector<std::string> extents{"batch"};
+  if (isSequence_) extents.push_back("sequence");
+  if (!isSequence_ || !isIndex || input.columns != 1) extents.push_back(Message({input.columns}));
+  AddInput(input.name, isIndex ? NumberType::i64 : model_.type, extents);
+  if (isSequence_ && !isIndex && uses_[static_cast<std::size_t>(id.number)] > 0) {
+    here_ = input.name;
+    names_[static_cast<std::size_t>(id.number)] =
+        Node("Reshape", {input.name, Integers({-1, input.columns})}, Unique(input.name + ".rows"));
+  }
+}
+
+NOLA_ONNX_DEFINITION void OnnxLowering::LowerConstants() {
+  for (std::size_t i = 0; i < model_.constants.size(); ++i) {
+    const OnnxConstant& constant = model_.constants[i];
+    if (producers_[i] >= 0 || static_cast<int>(i) == graph_.Input().number || uses_[i] == 0) continue;
+    const ValueId id{static_cast<int>(i)};
+    if (constant.expansion) {
+      LowerExpansion(id, *constant.expansion);
+      continue;
+    }
+    OnnxTensor numbers = constant.numbers;
+    numbers.name = Name(id);
+    if (isVector_[i]) numbers.shape = {Value(id).columns};
+    if (constant.isInput) {
+      std::vector<std::string> extents;
+      for (const std::int64_t extent : numbers.shape) extents.push_back(Message({extent}));
+      AddInput(numbers.name, numbers.type, extents);
+    }
+    Initializer(std::move(numbers));
+  }
+}
+
+NOLA_ONNX_DEFINITION void OnnxLowering::LowerOutput() {
+  const ValueId id = graph_.Output();
+  const GraphValue& value = Value(id);
+  std::vector<std::string> extents{value.rows == GraphValue::kBatch ? "batch" : Message({value.rows}),
+                                   Message({value.columns})};
+  std::string result = Name(id);
+  const std::string wanted = IsOutputOfNode() ? result : Unique("output");
+  here_ = wanted;
+  if (value.numbers == GraphNumber::index) {
+    result = Step("Cast", {IndexMatrix(id)}, {{"to", std::int64_t{RealType()}}});
+  }
+  if (isSequence_ && value.rows == GraphValue::kBatch) {
+    extents.insert(extents.begin() + 1, "sequence");
+    const std::string rows =
+        Step("Shape", {Value(graph_.Input()).name}, {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
+    const std::string shape = Step("Concat", {rows, Integers({value.columns})}, {{"axis", std::int64_t{0}}});
+    Node("Reshape", {result, shape}, wanted, {{"allowzero", std::int64_t{1}}});
+  } else if (!IsOutputOfNode()) {
+    Node("Identity", {result}, wanted);
+  }
+  ::onnx::ValueInfoProto& output = *file_.add_output();
+  output.set_name(wanted);
+  SetShape(output, RealType(), extents);
+}
+
+NOLA_ONNX_DEFINITION void OnnxLowering::Lower() {
+  FindUses();
+  LowerInput();
+  LowerConstants();
+  if (IsOutputOfNode()) names_[static_cast<std::size_t>(graph_.Output().number)] = Unique("output");
+  for (std::size_t i = 0; i < graph_.Nodes().size(); ++i) {
+    const GraphNode& node = graph_.Nodes()[i];
+    if (isFused_[i]) continue;
+    here_ = Name(node.result);
+    if (!products_[i]) {
+      Lower(node);
+      continue;
+    }
+    const GraphNode& product = graph_.Nodes()[*products_[i]];
+    const bool isFirst = node.operands[0] == product.result;
+    LowerMatMul(product, Name(node.operands[isFirst ? 1 : 0]), Name(node.result));
+  }
+  LowerOutput();
+}
+
+}  // namespace nola::detail
+
+#include "nola/onnx/onnx_operations.inl"
