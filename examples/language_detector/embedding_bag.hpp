@@ -74,6 +74,11 @@ class EmbeddingBag final : public nola::LayerBase<T> {
     }
   }
 
+  nola::ValueId Describe(nola::GraphBuilder<T>& graph, nola::ValueId input) const override {
+    const nola::ValueId sums = graph.GatherSum(input, graph.Parameter(this->Slot(0)), mode_ == Mode::mean);
+    return hasBias_ ? graph.Add(sums, graph.Parameter(this->Slot(1))) : sums;
+  }
+
   void ForgetForward() override { input_.resize(0, 0); }
 
  private:

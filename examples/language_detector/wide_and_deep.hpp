@@ -45,6 +45,10 @@ class MovedColumns final : public nola::LayerBase<T> {
     output.middleCols(to_, count_) = input.middleCols(from_, count_);
   }
 
+  nola::ValueId Describe(nola::GraphBuilder<T>& graph, nola::ValueId input) const override {
+    return graph.PlaceColumns(graph.SelectColumns(input, from_, count_), to_, this->OutputSize());
+  }
+
   void ForgetForward() override {}
 
  private:

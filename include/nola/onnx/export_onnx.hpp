@@ -29,6 +29,10 @@ struct OnnxOptions {
   OnnxAdapters adapters = OnnxAdapters::merged;
   /// What the inputs are, with OnnxAdapters::inputs.
   OnnxInputs inputs = OnnxInputs::factors;
+  /// Whether an input of an adapter that is not fed is what it was in the exported network; otherwise each
+  /// must be fed. Not every runtime lets such inputs be fed: ONNX Runtime for Node goes on with the defaults
+  /// and says nothing.
+  bool inputsHaveDefaults = false;
   /// From how many bytes of numbers on they lie in a file of their own, PATH.data, beside the model: 0 means
   /// always. A model that protobuf could not read, of 2 GB, has one in any case.
   std::uint64_t externalDataFrom = std::uint64_t{1} << 31;
@@ -37,13 +41,13 @@ struct OnnxOptions {
 /// Writes what the network infers as an ONNX model, of IR version 8 and operators of version 17.
 ///
 /// Input `input` is [batch x InputSize()], and whole numbers of 64 bits where the network looks up a table by
-/// it; output `output` is [batch x OutputSize()]; both of T, the batch free. A network whose rows see each
+/// it, [batch x list] where each row lists up to InputSize() rows to add; output `output` is [batch x
+/// OutputSize()]; both of T, batch and list free. A network whose rows see each
 /// other, by attention or positions, takes sequences of one length: [batch x sequence] if its rows are single
 /// indices, [batch x sequence x InputSize()] otherwise, to [batch x sequence x OutputSize()], both free.
 /// Where the library refuses an index, a runtime may count a negative one from the table's end.
 ///
-/// With OnnxAdapters::inputs the inputs that OnnxAdapterInputs gives are added. One that is not fed is that
-/// of the exported network, so a file is also the adapter that it was exported with.
+/// With OnnxAdapters::inputs the inputs that OnnxAdapterInputs gives are added.
 ///
 /// Weights bear their paths, one that is used twice is written once. The metadata hold nola.version,
 /// nola.base_fingerprint (as WeightFingerprints gives it, of all weights), nola.adapters, nola.inputs and for
@@ -56,7 +60,7 @@ struct OnnxOptions {
 /// @return the bytes of both files.
 /// @throws UnsupportedError for a network that has no graph, naming the layers that do not describe
 /// themselves; for a T that files have no type for; with OnnxInputs::coefficients for bases that are no
-/// hadamard. ConfigError for inputs of a network without adapters, and for a choice of `inputs` in another
+/// hadamard. ConfigError for inputs of a network without adapters, and for settings of inputs in another
 /// mode. FileError if a file cannot be written.
 template <std::floating_point T>
 std::uint64_t ExportONNX(const ILayer<T>& network, const std::filesystem::path& path,
@@ -65,8 +69,9 @@ std::uint64_t ExportONNX(const ILayer<T>& network, const std::filesystem::path& 
     throw UnsupportedError("ExportONNX: ONNX has no type for long double");
   } else {
     const bool hasInputs = options.adapters == OnnxAdapters::inputs;
-    if (!hasInputs && options.inputs != OnnxInputs::factors) {
-      throw ConfigError("ExportONNX: OnnxOptions::inputs is for OnnxAdapters::inputs");
+    if (!hasInputs && (options.inputs != OnnxInputs::factors || options.inputsHaveDefaults)) {
+      throw ConfigError(
+          "ExportONNX: OnnxOptions::inputs and inputsHaveDefaults are for OnnxAdapters::inputs");
     }
     const auto adapters = detail::OnnxAdaptersOf(network);
     if (hasInputs && adapters.empty()) {
@@ -80,6 +85,7 @@ std::uint64_t ExportONNX(const ILayer<T>& network, const std::filesystem::path& 
     model.type = NumberTypeOf<T>();
     model.name = network.LayerType();
     model.externalDataFrom = options.externalDataFrom;
+    model.inputsHaveDefaults = options.inputsHaveDefaults;
     model.constants.resize(graph.Values().size());
     for (const GraphConstant<T>& constant : graph.Constants()) {
       detail::OnnxConstant& place = model.constants[static_cast<std::size_t>(constant.value.number)];

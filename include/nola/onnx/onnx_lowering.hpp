@@ -17,7 +17,7 @@ namespace nola::detail {
 /// A factor that the model itself computes from k coefficients: offset + table[indices], where the table is
 /// the Walsh-Hadamard transform of gain times the coefficients, K numbers, and their negatives after them.
 struct OnnxExpansion {
-  OnnxTensor coefficients;  ///< the input's name and what it is if nothing is fed, [k]
+  OnnxTensor coefficients;  ///< the input, [k]
   double gain = 1;
   std::int64_t size = 0;  ///< K, the power of two from k on
   OnnxTensor indices;     ///< [rows x columns] of u8, u16 or i32
@@ -27,7 +27,7 @@ struct OnnxExpansion {
 /// A constant of a graph.
 struct OnnxConstant {
   OnnxTensor numbers;                              ///< under the value's name
-  bool isInput = false;                            ///< may be fed, and is these numbers if it is not
+  bool isInput = false;                            ///< is fed
   std::shared_ptr<const OnnxExpansion> expansion;  ///< in the place of the numbers
 };
 
@@ -38,6 +38,7 @@ struct OnnxExport {
   std::string name;                     ///< of the graph
   std::vector<OnnxConstant> constants;  ///< by value, those of other values unused
   std::vector<std::pair<std::string, std::string>> metadata;
+  bool inputsHaveDefaults = false;     ///< those of constants and coefficients
   std::uint64_t externalDataFrom = 0;  ///< bytes of numbers from which on they lie in a file beside
 };
 

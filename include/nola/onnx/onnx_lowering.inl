@@ -1,5 +1,6 @@
 // How a graph becomes nodes of ONNX.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -271,7 +272,16 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerInput() {
   const bool isIndex = input.numbers == GraphNumber::index;
   std::vector<std::string> extents{"batch"};
   if (isSequence_) extents.push_back("sequence");
-  if (!isSequence_ || !isIndex || input.columns != 1) extents.push_back(Message({input.columns}));
+  const bool isList =
+      !isSequence_ && std::all_of(graph_.Nodes().begin(), graph_.Nodes().end(), [&](const auto& node) {
+        return node.operation == GraphOperation::gatherSum ||
+               std::find(node.operands.begin(), node.operands.end(), id) == node.operands.end();
+      });
+  if (isList && isIndex) {
+    extents.emplace_back("list");
+  } else if (!isSequence_ || !isIndex || input.columns != 1) {
+    extents.push_back(Message({input.columns}));
+  }
   AddInput(input.name, isIndex ? NumberType::i64 : model_.type, extents);
   if (isSequence_ && !isIndex && uses_[static_cast<std::size_t>(id.number)] > 0) {
     here_ = input.name;
@@ -297,7 +307,7 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerConstants() {
       for (const std::int64_t extent : numbers.shape) extents.push_back(Message({extent}));
       AddInput(numbers.name, numbers.type, extents);
     }
-    Initializer(std::move(numbers));
+    if (!constant.isInput || model_.inputsHaveDefaults) Initializer(std::move(numbers));
   }
 }
 

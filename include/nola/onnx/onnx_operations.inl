@@ -227,7 +227,7 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerExpansion(ValueId id, const OnnxExp
     known = input;
     taken_.insert(input);
     AddInput(input, expansion.coefficients.type, {Message({count})});
-    Initializer(expansion.coefficients);
+    if (model_.inputsHaveDefaults) Initializer(expansion.coefficients);
   }
   std::string& table = made_[Message({"transform ", input, " ", expansion.gain})];
   here_ = input;
@@ -246,15 +246,18 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerExpansion(ValueId id, const OnnxExp
   here_ = Name(id);
   OnnxTensor indices = expansion.indices;
   indices.name = Unique(Name(id) + ".places");
+  const OnnxShape shape = indices.shape;
+  indices.shape = {indices.Count()};
   const std::string places =
       Step("Cast", {Initializer(std::move(indices))}, {{"to", std::int64_t{::onnx::TensorProto::INT32}}});
+  const std::string entries = Step("GatherElements", {table, places}, {{"axis", std::int64_t{0}}});
   if (expansion.offset.type == NumberType::unknown) {
-    Node("Gather", {table, places}, Name(id), {{"axis", std::int64_t{0}}});
+    Node("Reshape", {entries, Integers(shape)}, Name(id));
     return;
   }
   OnnxTensor offset = expansion.offset;
   offset.name = Unique(Name(id) + ".offset");
-  const std::string sum = Step("Gather", {table, places}, {{"axis", std::int64_t{0}}});
+  const std::string sum = Step("Reshape", {entries, Integers(shape)});
   Node("Add", {sum, Initializer(std::move(offset))}, Name(id));
 }
 
