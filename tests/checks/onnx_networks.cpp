@@ -217,8 +217,9 @@ Tensor<float> Lists(Index rows, Index length, Index count) {
   return lists;
 }
 
-std::shared_ptr<nola::ILayer<float>> Decoder(bool isTied, bool byTanh, Index width) {
-  auto network = std::make_shared<nola::TransformerDecoder<float>>(
+template <class T>
+std::shared_ptr<nola::ILayer<T>> Decoder(bool isTied, bool byTanh, Index width) {
+  auto network = std::make_shared<nola::TransformerDecoder<T>>(
       nola::TransformerDecoderOptions{.vocabularySize = 256,
                                       .positions = 64,
                                       .width = width,
@@ -270,8 +271,15 @@ int main(int argc, char** argv) {
         Takes::rows, images, 0.1F);
     AddAdapted(cases, "detector", DetectorNetwork(300), Takes::indices, Lists(64, 300, 5000), 0.3F);
     const Tensor<float> bytes = Indices<float>(701, 1, 256, 3);
-    AddAdapted(cases, "gpt_tied_tanh", Decoder(true, true, 256), Takes::sequencesOfIndices, bytes, 0.5F);
-    AddAdapted(cases, "gpt_untied_exact", Decoder(false, false, 64), Takes::sequencesOfIndices, bytes, 0.5F);
+    AddAdapted(cases, "gpt_tied_tanh", Decoder<float>(true, true, 256), Takes::sequencesOfIndices, bytes,
+               0.5F);
+    AddAdapted(cases, "gpt_untied_exact", Decoder<float>(false, false, 64), Takes::sequencesOfIndices, bytes,
+               0.5F);
+
+    AddAdapted<double>(cases, "gpt_double_tanh", Decoder<double>(true, true, 16), Takes::sequencesOfIndices,
+                       bytes.cast<double>(), 0.5);
+    AddAdapted<double>(cases, "gpt_double_exact", Decoder<double>(false, false, 16),
+                       Takes::sequencesOfIndices, bytes.cast<double>(), 0.5);
 
     AddPlain<float>(cases, "mixed", *Mixed<float>(), Takes::rows, Normal<float>(64, 5, 2));
     AddPlain<double>(cases, "mixed_double", *Mixed<double>(), Takes::rows, Normal<double>(64, 5, 2));

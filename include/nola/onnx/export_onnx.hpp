@@ -45,6 +45,7 @@ struct OnnxOptions {
 /// OutputSize()]; both of T, batch and list free. A network whose rows see each
 /// other, by attention or positions, takes sequences of one length: [batch x sequence] if its rows are single
 /// indices, [batch x sequence x InputSize()] otherwise, to [batch x sequence x OutputSize()], both free.
+/// The exact GELU of doubles goes through floats, the one type that ONNX Runtime has its function for.
 /// Where the library refuses an index, a runtime may count a negative one from the table's end.
 ///
 /// With OnnxAdapters::inputs the inputs that OnnxAdapterInputs gives are added.

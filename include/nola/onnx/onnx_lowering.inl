@@ -71,6 +71,7 @@ class OnnxLowering {
     return !isSequence_ && producers_[static_cast<std::size_t>(graph_.Output().number)] >= 0 &&
            Value(graph_.Output()).numbers == GraphNumber::real;
   }
+  std::string SequenceExtents();
   std::string Positions();
   std::string CausalMask();
 
@@ -283,7 +284,13 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerInput() {
     extents.push_back(Message({input.columns}));
   }
   AddInput(input.name, isIndex ? NumberType::i64 : model_.type, extents);
-  if (isSequence_ && !isIndex && uses_[static_cast<std::size_t>(id.number)] > 0) {
+  const bool isRead =
+      id == graph_.Output() ||
+      std::any_of(graph_.Nodes().begin(), graph_.Nodes().end(), [&](const GraphNode& node) {
+        return node.operation != GraphOperation::sequencePositions &&
+               std::find(node.operands.begin(), node.operands.end(), id) != node.operands.end();
+      });
+  if (isSequence_ && !isIndex && isRead) {
     here_ = input.name;
     names_[static_cast<std::size_t>(id.number)] =
         Node("Reshape", {input.name, Integers({-1, input.columns})}, Unique(input.name + ".rows"));
@@ -324,9 +331,8 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerOutput() {
   }
   if (isSequence_ && value.rows == GraphValue::kBatch) {
     extents.insert(extents.begin() + 1, "sequence");
-    const std::string rows =
-        Step("Shape", {Value(graph_.Input()).name}, {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
-    const std::string shape = Step("Concat", {rows, Integers({value.columns})}, {{"axis", std::int64_t{0}}});
+    const std::string shape =
+        Step("Concat", {SequenceExtents(), Integers({value.columns})}, {{"axis", std::int64_t{0}}});
     Node("Reshape", {result, shape}, wanted, {{"allowzero", std::int64_t{1}}});
   } else if (!IsOutputOfNode()) {
     Node("Identity", {result}, wanted);

@@ -31,7 +31,13 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerGELU(const GraphNode& node, bool by
     Node("Mul", {Step("Mul", {x, Scalar(0.5)}), factor}, Name(node.result));
     return;
   }
-  const std::string erf = Step("Erf", {Step("Div", {x, Scalar(std::numbers::sqrt2)})});
+  std::string erf = Step("Div", {x, Scalar(std::numbers::sqrt2)});
+  if (model_.type == NumberType::f64) {  // ONNX Runtime has it for floats alone
+    erf = Step("Cast", {erf}, {{"to", std::int64_t{::onnx::TensorProto::FLOAT}}});
+    erf = Step("Cast", {Step("Erf", {erf})}, {{"to", std::int64_t{RealType()}}});
+  } else {
+    erf = Step("Erf", {erf});
+  }
   Node("Mul", {Step("Mul", {x, Step("Add", {erf, Scalar(1)})}), Scalar(0.5)}, Name(node.result));
 }
 
@@ -70,12 +76,22 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerGatherSum(const GraphNode& node) {
   Node("Div", {Step("Squeeze", {sums, Integers({1})}), Step("Max", {count, Scalar(1)})}, Name(node.result));
 }
 
+/// How many sequences there are, and how long they are.
+NOLA_ONNX_DEFINITION std::string OnnxLowering::SequenceExtents() {
+  std::string& name = made_["extents"];
+  if (name.empty()) {
+    name = Node("Shape", {Value(graph_.Input()).name}, Unique("sequence.extents"),
+                {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
+  }
+  return name;
+}
+
 /// 0, 1, .. up to the length of a sequence.
 NOLA_ONNX_DEFINITION std::string OnnxLowering::Positions() {
   std::string& name = made_["positions"];
   if (name.empty()) {
     const std::string& input = Value(graph_.Input()).name;
-    const std::string length = Node("Shape", {input}, Unique("sequence.extent"),
+    const std::string length = Node("Shape", {input}, Unique("sequence.rows"),
                                     {{"start", std::int64_t{1}}, {"end", std::int64_t{2}}});
     const std::string scalar = Node("Squeeze", {length}, Unique("sequence.length"));
     name = Node("Range", {Integers({0}, true), scalar, Integers({1}, true)}, Unique("sequence.positions"));
@@ -88,7 +104,7 @@ NOLA_ONNX_DEFINITION std::string OnnxLowering::CausalMask() {
   std::string& name = made_["mask"];
   if (name.empty()) {
     const std::string positions = Positions();
-    const std::string rows = Node("Unsqueeze", {positions, Integers({1})}, Unique("sequence.rows"));
+    const std::string rows = Node("Unsqueeze", {positions, Integers({1})}, Unique("sequence.places"));
     const std::string sees = Node("GreaterOrEqual", {rows, positions}, Unique("sequence.sees"));
     name = Node("Where", {sees, Scalar(0), Scalar(-std::numeric_limits<double>::infinity())},
                 Unique("sequence.mask"));
@@ -101,12 +117,7 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerAttention(const GraphNode& node) {
   const std::int64_t size = columns / node.heads;
   std::string& shape = made_[Message({"heads ", node.heads, " of ", size})];
   if (shape.empty()) {
-    std::string& rows = made_["batch and sequence"];
-    if (rows.empty()) {
-      rows = Node("Shape", {Value(graph_.Input()).name}, Unique("sequence.batch"),
-                  {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
-    }
-    shape = Node("Concat", {rows, Integers({node.heads, size})}, Unique("sequence.heads"),
+    shape = Node("Concat", {SequenceExtents(), Integers({node.heads, size})}, Unique("sequence.heads"),
                  {{"axis", std::int64_t{0}}});
   }
   const auto part = [&](std::size_t operand, std::vector<std::int64_t> order) {
@@ -169,9 +180,7 @@ NOLA_ONNX_DEFINITION void OnnxLowering::Lower(const GraphNode& node) {
     case GraphOperation::sequencePositions: {
       std::string& all = made_["all positions"];  // of every sequence
       if (all.empty()) {
-        const std::string rows = Step("Shape", {Value(graph_.Input()).name},
-                                      {{"start", std::int64_t{0}}, {"end", std::int64_t{2}}});
-        all = Step("Expand", {Positions(), rows});
+        all = Step("Expand", {Positions(), SequenceExtents()});
       }
       Node("Reshape", {all, Integers({-1})}, result);
       return;
