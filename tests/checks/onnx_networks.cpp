@@ -2,7 +2,6 @@
 // DIRECTORY.
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -13,66 +12,18 @@
 #include <vector>
 
 #include "embedding_bag.hpp"
+#include "model_list.hpp"
 #include "wide_and_deep.hpp"
 
 namespace {
 
+using examples::ModelList;
 using nola::Index;
 using nola::Message;
 using nola::OnnxAdapters;
 using nola::OnnxInputs;
 using nola::OnnxOptions;
 using nola::Tensor;
-
-/// The list of models, and the files that it names.
-class Cases {
- public:
-  explicit Cases(std::filesystem::path directory)
-      : directory_(std::move(directory)), list_(directory_ / "list.json") {
-    list_ << "[";
-  }
-  ~Cases() { list_ << "]\n"; }
-  Cases(const Cases&) = delete;
-  Cases& operator=(const Cases&) = delete;
-
-  std::filesystem::path Path(const std::string& model) const { return directory_ / model; }
-
-  template <class Number>
-  std::string Add(const std::string& name, const std::vector<Index>& shape,
-                  const std::vector<Number>& numbers) {
-    const std::string file = Message({count_++, ".bin"});
-    std::ofstream out(directory_ / file, std::ios::binary);
-    out.write(reinterpret_cast<const char*>(numbers.data()),
-              static_cast<std::streamsize>(numbers.size() * sizeof(Number)));
-    std::string extents;
-    for (const Index extent : shape) extents += Message({extents.empty() ? "" : ",", extent});
-    const char* const type = std::same_as<Number, float>    ? "float32"
-                             : std::same_as<Number, double> ? "float64"
-                                                            : "int64";
-    return Message({R"({"name":")", name, R"(","type":")", type, R"(","shape":[)", extents, R"(],"file":")",
-                    file, "\"}"});
-  }
-  template <class T>
-  std::string Add(const std::string& name, const std::vector<Index>& shape, const Tensor<T>& values) {
-    return Add(name, shape, std::vector<T>(values.data(), values.data() + values.size()));
-  }
-
-  void Entry(const std::string& name, const std::string& model, double tolerance,
-             const std::vector<std::string>& inputs, const std::string& expected) {
-    std::string all;
-    for (const std::string& input : inputs) all += (all.empty() ? "" : ",") + input;
-    list_ << (isFirst_ ? "\n" : ",\n") << R"({"name":")" << name << R"(","model":")" << model
-          << R"(","tolerance":)" << tolerance << R"(,"inputs":[)" << all << R"(],"expected":)" << expected
-          << "}";
-    isFirst_ = false;
-  }
-
- private:
-  std::filesystem::path directory_;
-  std::ofstream list_;
-  int count_ = 0;
-  bool isFirst_ = true;
-};
 
 /// What a network takes.
 enum class Takes { rows, indices, sequencesOfIndices, sequencesOfRows };
@@ -87,16 +38,10 @@ void Randomize(nola::ILayer<T>& network, std::uint64_t seed, T deviation) {
 
 /// Batches of 1, 7 and 64 through the model, with these inputs beside.
 template <class T>
-void AddCases(Cases& cases, const std::string& name, const std::string& model, const nola::ILayer<T>& network,
-              Takes takes, const Tensor<T>& pool, const std::map<std::string, Tensor<T>>& beside = {}) {
-  std::vector<std::string> fixed;
-  for (const auto& [input, values] : beside) {
-    const bool isVector = input.find("nola_coefficients") != std::string::npos;
-    fixed.push_back(cases.Add(
-        input,
-        isVector ? std::vector<Index>{values.cols()} : std::vector<Index>{values.rows(), values.cols()},
-        values));
-  }
+void AddCases(ModelList& cases, const std::string& name, const std::string& model,
+              const nola::ILayer<T>& network, Takes takes, const Tensor<T>& pool,
+              const std::map<std::string, Tensor<T>>& beside = {}) {
+  const std::vector<std::string> fixed = cases.Tensors(beside);
   const bool isSequence = takes == Takes::sequencesOfIndices || takes == Takes::sequencesOfRows;
   for (const Index batch : {1, 7, 64}) {
     const Index length = isSequence ? 12 - batch % 10 : 1;
@@ -117,20 +62,19 @@ void AddCases(Cases& cases, const std::string& name, const std::string& model, c
     resultShape.push_back(network.OutputSize());
     std::vector<std::string> inputs = fixed;
     if (takes == Takes::rows || takes == Takes::sequencesOfRows) {
-      inputs.push_back(cases.Add("input", shape, input));
+      inputs.push_back(cases.Tensor("input", shape, input));
     } else {
       std::vector<std::int64_t> indices;
       for (Index i = 0; i < input.size(); ++i) indices.push_back(static_cast<std::int64_t>(input.data()[i]));
-      inputs.push_back(cases.Add("input", shape, indices));
+      inputs.push_back(cases.Tensor("input", shape, indices));
     }
-    cases.Entry(Message({name, " batch ", batch}), model, 1e-5, inputs,
-                cases.Add("output", resultShape, output));
+    cases.Add(name, batch, model, inputs, cases.Tensor("output", resultShape, output));
   }
 }
 
 /// All modes, and another adapter's numbers fed to the two that have inputs.
 template <class T>
-void AddAdapted(Cases& cases, const std::string& name, const std::shared_ptr<nola::ILayer<T>>& network,
+void AddAdapted(ModelList& cases, const std::string& name, const std::shared_ptr<nola::ILayer<T>>& network,
                 Takes takes, const Tensor<T>& pool, T deviation) {
   Randomize<T>(*network, 5, deviation);
   const std::shared_ptr<nola::ILayer<T>> other = network->Clone();
@@ -158,7 +102,7 @@ void AddAdapted(Cases& cases, const std::string& name, const std::shared_ptr<nol
 }
 
 template <class T>
-void AddPlain(Cases& cases, const std::string& name, const nola::ILayer<T>& network, Takes takes,
+void AddPlain(ModelList& cases, const std::string& name, const nola::ILayer<T>& network, Takes takes,
               const Tensor<T>& pool) {
   const std::string model = name + ".onnx";
   nola::ExportONNX(network, cases.Path(model), {.externalDataFrom = name == "mixed" ? 0U : 1U << 31U});
@@ -261,7 +205,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    Cases cases(argv[1]);
+    ModelList cases(argv[1]);
     const Tensor<float> images = Normal<float>(64, 784, 1).cwiseAbs();
     AddAdapted(cases, "fashion", FashionNetwork({.rank = 8, .numBasisA = 64, .numBasisB = 64}), Takes::rows,
                images, 0.1F);
@@ -290,6 +234,7 @@ int main(int argc, char** argv) {
     AddPlain<float>(cases, "positions",
                     nola::PositionEmbedding<float>(std::make_shared<nola::Embedding<float>>(16, 6)),
                     Takes::sequencesOfRows, Normal<float>(99, 1, 4));
+    cases.Save();
     return 0;
   } catch (const std::exception& error) {
     std::cerr << "onnx_networks: " << error.what() << "\n";

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Exports networks and compares what ONNX Runtime makes of them with what they infer; checks the files by onnx.checker
 # where Python has it.
-#   onnx_runtime.sh PROGRAM SOURCE_DIRECTORY WORK_DIRECTORY [--time]
+#   onnx_runtime.sh PROGRAM SOURCE_DIRECTORY WORK_DIRECTORY [--table]
 # Exits with 77 where npm, node or the registry cannot be had.
 set -euo pipefail
 program=$1
