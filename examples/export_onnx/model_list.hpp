@@ -12,18 +12,16 @@
 #include <utility>
 #include <vector>
 
+#include "output_files.hpp"
+
 namespace examples {
 
 /// Writes list.json and the numbers that it names into a directory.
 class ModelList {
  public:
-  /// @throws nola::FileError if the directory cannot be made.
+  /// @throws nola::FileError if the directory cannot be made or written to.
   explicit ModelList(std::filesystem::path directory) : directory_(std::move(directory)) {
-    std::error_code error;
-    std::filesystem::create_directories(directory_, error);
-    if (error) {
-      throw nola::FileError("cannot make the directory '" + directory_.string() + "': " + error.message());
-    }
+    PrepareOutputs(directory_, {kList});
   }
 
   /// Where a model goes.
@@ -73,10 +71,12 @@ class ModelList {
   /// To be called at the end. @throws nola::FileError if it cannot be written.
   void Save() const {
     const std::string text = "[" + entries_ + "]\n";
-    Write("list.json", text.data(), text.size());
+    Write(kList, text.data(), text.size());
   }
 
  private:
+  static constexpr const char* kList = "list.json";
+
   void Write(const std::string& file, const void* bytes, std::size_t size) const {
     std::ofstream out(directory_ / file, std::ios::binary);
     out.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(size));

@@ -124,7 +124,8 @@ set_tests_properties(check_tidy PROPERTIES LABELS long)
 # What ONNX Runtime says, which npm fetches: the exported networks compute what the library infers.
 if(TARGET ONNX::onnx_proto)
   add_executable(nola_onnx_networks checks/onnx_networks.cpp)
-  target_include_directories(nola_onnx_networks PRIVATE "${PROJECT_SOURCE_DIR}/examples/export_onnx"
+  target_include_directories(nola_onnx_networks PRIVATE "${PROJECT_SOURCE_DIR}/examples"
+                                                       "${PROJECT_SOURCE_DIR}/examples/export_onnx"
                                                        "${PROJECT_SOURCE_DIR}/examples/language_detector")
   target_link_libraries(nola_onnx_networks PRIVATE nola::onnx nola::compiled nola_program_options Threads::Threads)
   nola_add_check(onnx_runtime ${BASH_PROGRAM} ${checks}/onnx_runtime.sh $<TARGET_FILE:nola_onnx_networks>
