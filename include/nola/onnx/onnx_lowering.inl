@@ -1,66 +1,24 @@
 // How a graph becomes nodes of ONNX.
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <map>
 #include <optional>
-#include <set>
-#include <variant>
 
 #include "nola/core/text.hpp"
-#include "nola/onnx/onnx_proto.hpp"
+#include "nola/onnx/onnx_nodes.inl"
 
 namespace nola::detail {
-
-/// The number in files of a type that models are written with.
-inline int OnnxDataType(NumberType type) {
-  switch (type) {
-    case NumberType::f64:
-      return ::onnx::TensorProto::DOUBLE;
-    case NumberType::i64:
-      return ::onnx::TensorProto::INT64;
-    case NumberType::i32:
-      return ::onnx::TensorProto::INT32;
-    case NumberType::u16:
-      return ::onnx::TensorProto::UINT16;
-    case NumberType::u8:
-      return ::onnx::TensorProto::UINT8;
-    default:
-      return ::onnx::TensorProto::FLOAT;
-  }
-}
 
 /// Turns one graph into nodes, inputs, outputs and the list of initializers, whose numbers stay where they
 /// are. A value is a matrix here as it is in the graph, its rows those of all sequences; attention alone sees
 /// them apart. Indices of one column are vectors.
-class OnnxLowering {
+class OnnxLowering : public OnnxNodes {
  public:
   OnnxLowering(const OnnxExport& model, ::onnx::GraphProto& file);
 
   /// To be called once.
   void Lower();
-  const std::vector<OnnxTensor>& Initializers() const { return initializers_; }
 
  private:
-  using Names = std::vector<std::string>;
-  using Setting = std::pair<const char*, std::variant<std::int64_t, float, std::vector<std::int64_t>>>;
-
-  // Nodes: each gives the name of its result.
-  std::string Node(const char* type, const Names& inputs, std::string result,
-                   const std::vector<Setting>& settings = {});
-  /// The same for a step on the way to a value, which gets a name after it.
-  std::string Step(const char* type, const Names& inputs, const std::vector<Setting>& settings = {}) {
-    return Node(type, inputs, Unique(here_ + "." + type), settings);
-  }
-  std::string Unique(const std::string& name);
-
-  // Initializers, each of them once.
-  std::string Scalar(double number);
-  std::string Integers(const std::vector<std::int64_t>& numbers, bool isScalar = false);
-  std::string HadamardMatrix(std::int64_t size);
-  std::string Initializer(OnnxTensor tensor);
-
   // Values in the form that an operation needs.
   const GraphValue& Value(ValueId id) const { return graph_.Value(id); }
   const std::string& Name(ValueId id) { return names_[static_cast<std::size_t>(id.number)]; }
@@ -80,19 +38,14 @@ class OnnxLowering {
   void LowerConstants();
   void LowerOutput();
   void LowerExpansion(ValueId id, const OnnxExpansion& expansion);
-  void AddInput(const std::string& name, NumberType type, const std::vector<std::string>& extents);
   void Lower(const GraphNode& node);
   void LowerMatMul(const GraphNode& product, const std::string& added, const std::string& result);
   void LowerGELU(const GraphNode& node, bool byTanh);
   void LowerGatherSum(const GraphNode& node);
   void LowerAttention(const GraphNode& node);
 
-  int RealType() const { return OnnxDataType(model_.type); }
-  static void SetShape(::onnx::ValueInfoProto& value, int type, const std::vector<std::string>& extents);
-
   const OnnxExport& model_;
   const GraphStructure& graph_;
-  ::onnx::GraphProto& file_;
   bool isSequence_ = false;
   std::vector<std::string> names_;  // by value
   std::vector<int> uses_;           // by value
@@ -100,128 +53,16 @@ class OnnxLowering {
   std::vector<bool> isVector_;      // by value: a constant of one row that is added or multiplied alone
   std::vector<std::optional<std::size_t>> products_;  // by node: the product that an addition ends
   std::vector<bool> isFused_;                         // by node
-  std::set<std::string, std::less<>> taken_;
-  std::string here_;                         // the name of the value that is made now
-  std::map<std::string, std::string> made_;  // what is shared, by what it is
-  std::vector<OnnxTensor> initializers_;
 };
 
-NOLA_ONNX_DEFINITION OnnxTensor MakeOnnxTensor(std::string name, NumberType type, OnnxShape shape,
-                                               std::vector<std::byte> bytes) {
-  OnnxTensor tensor;
-  tensor.name = std::move(name);
-  tensor.type = type;
-  tensor.shape = std::move(shape);
-  auto owner = std::make_shared<const std::vector<std::byte>>(std::move(bytes));
-  tensor.bytes = *owner;
-  tensor.owner = std::move(owner);
-  return tensor;
-}
-
-/// Numbers in the bytes of a file.
-template <class Number>
-std::vector<std::byte> OnnxNumberBytes(const std::vector<Number>& numbers) {
-  std::vector<std::byte> bytes(numbers.size() * sizeof(Number));
-  EncodeNumbers<Number>(NumberTypeOf<Number>(), numbers, bytes);
-  return bytes;
-}
-
-inline std::vector<std::byte> OnnxRealBytes(NumberType type, const std::vector<double>& numbers) {
-  std::vector<std::byte> bytes(numbers.size() * NumberTypeSize(type));
-  EncodeNumbers<double>(type, numbers, bytes);
-  return bytes;
-}
-
 NOLA_ONNX_DEFINITION OnnxLowering::OnnxLowering(const OnnxExport& model, ::onnx::GraphProto& file)
-    : model_(model), graph_(*model.graph), file_(file) {
-  for (const GraphValue& value : graph_.Values()) names_.push_back(value.name);
-  taken_.insert(names_.begin(), names_.end());
+    : OnnxNodes(model.type, file), model_(model), graph_(*model.graph) {
+  for (const GraphValue& value : graph_.Values()) names_.push_back(Unique(value.name));
   for (const GraphNode& node : graph_.Nodes()) {
     isSequence_ = isSequence_ || node.operation == GraphOperation::sequencePositions ||
                   node.operation == GraphOperation::attention;
   }
-  file_.set_name(model.name);
-}
-
-NOLA_ONNX_DEFINITION std::string OnnxLowering::Unique(const std::string& name) {
-  std::string unique = name;
-  for (int count = 1; !taken_.insert(unique).second; ++count) unique = Message({name, "_", count});
-  return unique;
-}
-
-NOLA_ONNX_DEFINITION std::string OnnxLowering::Node(const char* type, const Names& inputs, std::string result,
-                                                    const std::vector<Setting>& settings) {
-  ::onnx::NodeProto& node = *file_.add_node();
-  node.set_op_type(type);
-  node.set_name(result);
-  for (const std::string& input : inputs) node.add_input(input);
-  node.add_output(result);
-  for (const auto& [name, value] : settings) {
-    ::onnx::AttributeProto& attribute = *node.add_attribute();
-    attribute.set_name(name);
-    if (const auto* const integer = std::get_if<std::int64_t>(&value)) {
-      attribute.set_type(::onnx::AttributeProto::INT);
-      attribute.set_i(*integer);
-    } else if (const auto* const real = std::get_if<float>(&value)) {
-      attribute.set_type(::onnx::AttributeProto::FLOAT);
-      attribute.set_f(*real);
-    } else {
-      attribute.set_type(::onnx::AttributeProto::INTS);
-      for (const std::int64_t number : std::get<std::vector<std::int64_t>>(value)) attribute.add_ints(number);
-    }
-  }
-  return result;
-}
-
-NOLA_ONNX_DEFINITION std::string OnnxLowering::Initializer(OnnxTensor tensor) {
-  std::string name = tensor.name;
-  initializers_.push_back(std::move(tensor));
-  return name;
-}
-
-NOLA_ONNX_DEFINITION std::string OnnxLowering::Scalar(double number) {
-  std::string& name = made_[Message({"number ", number})];
-  if (name.empty()) {
-    name = Initializer(MakeOnnxTensor(Unique(Message({"constant.", number})), model_.type, {},
-                                      OnnxRealBytes(model_.type, {number})));
-  }
-  return name;
-}
-
-NOLA_ONNX_DEFINITION std::string OnnxLowering::Integers(const std::vector<std::int64_t>& numbers,
-                                                        bool isScalar) {
-  std::string text;
-  for (const std::int64_t number : numbers) text += Message({text.empty() ? "" : ",", number});
-  std::string& name = made_[(isScalar ? "integer " : "integers ") + text];
-  if (name.empty()) {
-    const OnnxShape shape = isScalar ? OnnxShape() : OnnxShape{static_cast<std::int64_t>(numbers.size())};
-    name = Initializer(
-        MakeOnnxTensor(Unique("constant.[" + text + "]"), NumberType::i64, shape, OnnxNumberBytes(numbers)));
-  }
-  return name;
-}
-
-NOLA_ONNX_DEFINITION void OnnxLowering::SetShape(::onnx::ValueInfoProto& value, int type,
-                                                 const std::vector<std::string>& extents) {
-  auto& tensor = *value.mutable_type()->mutable_tensor_type();
-  tensor.set_elem_type(type);
-  auto& shape = *tensor.mutable_shape();
-  for (const std::string& extent : extents) {
-    auto& dimension = *shape.add_dim();
-    const bool isNumber = extent.find_first_not_of("0123456789") == std::string::npos;
-    if (isNumber) {
-      dimension.set_dim_value(std::stoll(extent));
-    } else {
-      dimension.set_dim_param(extent);
-    }
-  }
-}
-
-NOLA_ONNX_DEFINITION void OnnxLowering::AddInput(const std::string& name, NumberType type,
-                                                 const std::vector<std::string>& extents) {
-  ::onnx::ValueInfoProto& input = *file_.add_input();
-  input.set_name(name);
-  SetShape(input, OnnxDataType(type), extents);
+  file.set_name(model.name);
 }
 
 /// Counts the uses of values, and finds what one node of ONNX does for two: an addition ends a product that
@@ -337,9 +178,7 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerOutput() {
   } else if (!IsOutputOfNode()) {
     Node("Identity", {result}, wanted);
   }
-  ::onnx::ValueInfoProto& output = *file_.add_output();
-  output.set_name(wanted);
-  SetShape(output, RealType(), extents);
+  AddOutput(wanted, extents);
 }
 
 NOLA_ONNX_DEFINITION void OnnxLowering::Lower() {

@@ -1,6 +1,8 @@
 // How each operation of a graph becomes nodes of ONNX.
 
 #include <bit>
+#include <cmath>
+#include <limits>
 #include <numbers>
 
 namespace nola::detail {
@@ -212,29 +214,12 @@ NOLA_ONNX_DEFINITION void OnnxLowering::Lower(const GraphNode& node) {
       {"ExportONNX: ", GraphOperationName(node.operation), " at '", node.place, "' has no form in ONNX"}));
 }
 
-/// The matrix of a Walsh-Hadamard transform: -1 where the place's two numbers have an odd number of bits in
-/// common.
-NOLA_ONNX_DEFINITION std::string OnnxLowering::HadamardMatrix(std::int64_t size) {
-  std::string& name = made_[Message({"hadamard ", size})];
-  if (name.empty()) {
-    std::vector<double> signs;
-    for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(size * size); ++i) {
-      const auto order = static_cast<std::uint64_t>(size);
-      signs.push_back(std::popcount((i / order) & (i % order)) % 2 == 0 ? 1 : -1);
-    }
-    name = Initializer(MakeOnnxTensor(Unique(Message({"hadamard.", size})), model_.type, {size, size},
-                                      OnnxRealBytes(model_.type, signs)));
-  }
-  return name;
-}
-
 NOLA_ONNX_DEFINITION void OnnxLowering::LowerExpansion(ValueId id, const OnnxExpansion& expansion) {
   const std::string& input = expansion.coefficients.name;
   const std::int64_t count = expansion.coefficients.shape[0];
   std::string& known = made_["input " + input];
   if (known.empty()) {
-    known = input;
-    taken_.insert(input);
+    known = Unique(input);
     AddInput(input, expansion.coefficients.type, {Message({count})});
     if (model_.inputsHaveDefaults) Initializer(expansion.coefficients);
   }
