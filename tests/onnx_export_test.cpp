@@ -2,6 +2,7 @@
 // runtimes make of the files: checks/onnx_runtime.sh.
 #include <algorithm>
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -24,6 +25,7 @@
 using nola::ConfigError;
 using nola::DenseLayer;
 using nola::ExportONNX;
+using nola::ExportOnnxAdapter;
 using nola::FileError;
 using nola::GraphBuilder;
 using nola::GraphOperation;
@@ -451,4 +453,71 @@ TEST_CASE("what has no graph, no adapters or no form in ONNX is an error before 
             .find("'first' has bases of the uniform distribution") != std::string::npos);
   CHECK_THROWS_AS(OnnxAdapterInputs<float>(*uniform, OnnxInputs::coefficients), UnsupportedError);
   CHECK_NOTHROW(OnnxAdapterInputs<float>(*uniform));
+}
+
+namespace {
+
+/// Reads a FlatBuffers file by its rules: an offset leads forward, a table backward to where its fields are.
+class FlatReader {
+ public:
+  explicit FlatReader(const test::Bytes& bytes) : bytes_(bytes) {}
+  template <class Number>
+  Number At(std::size_t place) const {
+    REQUIRE(place + sizeof(Number) <= bytes_.size());
+    REQUIRE(place % sizeof(Number) == 0);
+    return nola::detail::LoadLittleEndian<Number>(bytes_.data() + place);
+  }
+  std::size_t Follow(std::size_t place) const { return place + At<std::uint32_t>(place); }
+  std::size_t Field(std::size_t table, std::size_t index) const {
+    const std::size_t layout = table - static_cast<std::size_t>(At<std::int32_t>(table));
+    REQUIRE(4 + 2 * index < At<std::uint16_t>(layout));
+    return table + At<std::uint16_t>(layout + 4 + 2 * index);
+  }
+  std::string Text(std::size_t vector) const {
+    const std::size_t size = At<std::uint32_t>(vector);
+    REQUIRE(vector + 4 + size <= bytes_.size());
+    return {reinterpret_cast<const char*>(bytes_.data()) + vector + 4, size};
+  }
+
+ private:
+  const test::Bytes& bytes_;
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("an adapter file of ONNX Runtime holds the inputs, each aligned", "", float, double) {
+  using T = TestType;
+  const TemporaryDirectory directory;
+  const auto network = Adapted<T>();
+  for (const OnnxInputs inputs : {OnnxInputs::factors, OnnxInputs::coefficients}) {
+    CHECK(ExportOnnxAdapter<T>(*network, directory / "a", inputs) ==
+          std::filesystem::file_size(directory / "a"));
+    const test::Bytes bytes = test::ReadFile(directory / "a");
+    const FlatReader file(bytes);
+    CHECK(std::memcmp(bytes.data() + 4, "TORT", 4) == 0);
+    const std::size_t adapter = file.Follow(0);
+    for (std::size_t version = 0; version < 3; ++version) {
+      CHECK(file.At<std::int32_t>(file.Field(adapter, version)) == 1);
+    }
+    const std::size_t list = file.Follow(file.Field(adapter, 3));
+    const std::map<std::string, Tensor<T>> wanted = OnnxAdapterInputs<T>(*network, inputs);
+    REQUIRE(file.At<std::uint32_t>(list) == wanted.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      const std::size_t input = file.Follow(list + 4 + 4 * i);
+      const Tensor<T>& numbers = wanted.at(file.Text(file.Follow(file.Field(input, 0))));
+      const std::size_t shape = file.Follow(file.Field(input, 1));
+      const bool isVector = inputs == OnnxInputs::coefficients;
+      REQUIRE(file.At<std::uint32_t>(shape) == (isVector ? 1 : 2));
+      CHECK(file.At<std::int64_t>(shape + 4) == (isVector ? numbers.cols() : numbers.rows()));
+      CHECK(file.At<std::int32_t>(file.Field(input, 2)) == (sizeof(T) == sizeof(float) ? 1 : 11));
+      const std::size_t raw = file.Follow(file.Field(input, 3));
+      CHECK((raw + 4) % 8 == 0);
+      const std::string held = file.Text(raw);
+      REQUIRE(held.size() == static_cast<std::size_t>(numbers.size()) * sizeof(T));
+      CHECK(std::memcmp(held.data(), numbers.data(), held.size()) == 0);
+    }
+  }
+  CHECK_THROWS_AS(ExportOnnxAdapter<T>(*Network<T>(), directory / "b"), ConfigError);
+  CHECK_THROWS_AS(ExportOnnxAdapter<T>(*network, directory / "none" / "b"), FileError);
+  CHECK(directory.NumFiles() == 1);
 }

@@ -2,5 +2,6 @@
 #pragma once
 
 #include "nola/onnx/export_onnx.hpp"
+#include "nola/onnx/export_onnx_adapter.hpp"
 #include "nola/onnx/import_onnx.hpp"
 #include "nola/onnx/onnx_adapters.hpp"

@@ -30,8 +30,8 @@ struct OnnxOptions {
   /// What the inputs are, with OnnxAdapters::inputs.
   OnnxInputs inputs = OnnxInputs::factors;
   /// Whether an input of an adapter that is not fed is what it was in the exported network; otherwise each
-  /// must be fed. Not every runtime lets such inputs be fed: ONNX Runtime for Node goes on with the defaults
-  /// and says nothing.
+  /// must be fed, here or by an adapter file. ONNX Runtime for C, C++ and Python feeds such inputs; that for
+  /// Node goes on with the defaults and says nothing.
   bool inputsHaveDefaults = false;
   /// From how many bytes of numbers on they lie in a file of their own, PATH.data, beside the model: 0 means
   /// always. A model that protobuf could not read, of 2 GB, has one in any case.
