@@ -43,7 +43,8 @@ class FlatBuffer {
   std::size_t AddLayout() {
     Align(4);
     const std::size_t place = bytes_.size();
-    for (const std::uint16_t number : {12, 20, 4, 8, 12, 16}) Add(number);  // sizes, then where fields are
+    // Sizes of the layout and of a table, then where the fields are in it.
+    for (const int number : {12, 20, 4, 8, 12, 16}) Add(static_cast<std::uint16_t>(number));
     return place;
   }
   /// The beginning of a table with such a layout.
