@@ -88,9 +88,13 @@ std::string ShapeText(const GraphValue& value);
 /// nodes stand in an order in which they can run.
 class GraphStructure {
  public:
-  const std::vector<GraphValue>& Values() const { return values_; }
-  const GraphValue& Value(ValueId id) const { return values_[static_cast<std::size_t>(id.number)]; }
-  const std::vector<GraphNode>& Nodes() const { return nodes_; }
+  // Of a graph that nobody holds, the parts themselves: `for (const GraphNode& node : export().Nodes())`.
+  const std::vector<GraphValue>& Values() const& { return values_; }
+  std::vector<GraphValue> Values() && { return std::move(values_); }
+  const GraphValue& Value(ValueId id) const& { return values_[static_cast<std::size_t>(id.number)]; }
+  GraphValue Value(ValueId id) && { return std::move(values_[static_cast<std::size_t>(id.number)]); }
+  const std::vector<GraphNode>& Nodes() const& { return nodes_; }
+  std::vector<GraphNode> Nodes() && { return std::move(nodes_); }
   ValueId Input() const { return input_; }
   ValueId Output() const { return output_; }
 
@@ -128,9 +132,11 @@ struct GraphConstant {
 template <std::floating_point T>
 class Graph final : public GraphStructure {
  public:
-  const std::vector<GraphConstant<T>>& Constants() const { return constants_; }
+  const std::vector<GraphConstant<T>>& Constants() const& { return constants_; }
+  std::vector<GraphConstant<T>> Constants() && { return std::move(constants_); }
   /// The constant of a value, or null.
-  const GraphConstant<T>* Constant(ValueId id) const {
+  const GraphConstant<T>* Constant(ValueId id) && = delete;
+  const GraphConstant<T>* Constant(ValueId id) const& {
     for (const GraphConstant<T>& constant : constants_) {
       if (constant.value == id) return &constant;
     }
