@@ -15,6 +15,7 @@
 #include "nola/adapters/adapt_layers.hpp"
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/nola_adapter.hpp"
+#include "nola/compiled/compiled_network.hpp"
 #include "nola/layers/activations.hpp"
 #include "nola/layers/dense_layer.hpp"
 #include "nola/layers/sequential.hpp"
@@ -22,6 +23,7 @@
 #include "nola/training/optimizer.hpp"
 #include "nola/training/text_windows.hpp"
 #include "nola/training/trainer.hpp"
+#include "nola/transformers/transformer_decoder.hpp"
 #include "tensors.hpp"
 
 using nola::BasisDistribution;
@@ -275,6 +277,35 @@ TEST_CASE("inference allocates nothing once warm") {
       layer.Infer(input, output);
       REQUIRE(AllocationsOf([&] { layer.Infer(input, output); }) == 0);
     }
+  }
+}
+
+TEST_CASE("a compiled network allocates nothing once warm, with caches and for the last rows too") {
+  if (!test::kCountsAllocations) return;
+  nola::TransformerDecoder<float> decoder({.vocabularySize = 20, .positions = 30, .width = 12, .blocks = 2});
+  nola::AdaptLayers<float>(decoder, {.rank = 2});
+  for (const nola::GraphAdapters adapters : {nola::GraphAdapters::merged, nola::GraphAdapters::branch}) {
+    const auto compiled = nola::Compile<float>(decoder, {.adapters = adapters});
+    const Tensor<float> tokens = test::RandomTokens<float>(30, 20, 1);
+    const Tensor<float> next = tokens.topRows(1);
+    const nola::RowPlan rows = nola::RowPlan::OfLengths(std::vector<Index>{10, 20});
+    nola::KeyValueCache<float> cache(30);
+    nola::RowPlan one;
+    Tensor<float> output;
+    Tensor<float> part;
+    Tensor<float> logits;
+    const auto run = [&] {
+      compiled.Infer(tokens, output, rows);
+      compiled.Infer(tokens.topRows(7), part);
+      cache.SetLength(0);
+      for (int i = 0; i < 5; ++i) {
+        one.sequences.clear();
+        one.sequences.push_back({1, cache.Length(), &cache});
+        compiled.InferNext(next, one, logits);
+      }
+    };
+    run();
+    REQUIRE(AllocationsOf(run) == 0);
   }
 }
 

@@ -47,6 +47,10 @@ class Scale final : public nola::LayerBase<T> {
     output = input * this->Value(kWeight).row(0).asDiagonal();
   }
 
+  nola::ValueId Describe(nola::GraphBuilder<T>& graph, nola::ValueId input) const override {
+    return graph.Multiply(input, graph.Parameter(this->Slot(kWeight)));
+  }
+
   void ForgetForward() override { input_.resize(0, 0); }
 
  private:
@@ -127,6 +131,14 @@ TEST_CASE("a child with nothing to train in a layer of the page gets no backward
     REQUIRE(block->GetParameterGradients() == gradients);
     REQUIRE_THROWS_AS(nola::FindLayer<double>(*block, frozen)->Backward(ones), nola::StateError);
   }
+}
+
+TEST_CASE("a network with the layers of the page is compiled") {
+  const nola::Tensor<float> input = test::RandomTensor<float>(9, 5, 7);
+  const auto network = NetworkOfThem<float>();
+  test::RandomizeParameters<float>(*network, 8);
+  const nola::CompiledNetwork<float> compiled = nola::Compile<float>(*network);
+  REQUIRE(test::RelativeError(compiled.Infer(input), network->Infer(input)) < test::Rounding<float>());
 }
 
 TEST_CASE("a network with the layers of the page is adapted, trained, saved, opened and merged") {
