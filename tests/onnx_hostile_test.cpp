@@ -149,6 +149,12 @@ TEST_CASE("graphs that break ONNX's rules are refused") {
     bias.set_dims(0, 3);
     bias.add_float_data(1);
   });
+  RequireRefused("its extents do not fit its numbers", [](auto& model) {
+    model.Integers("shape", {0, -1, 5});
+    auto& relu = *model.model.mutable_graph()->mutable_node(2);
+    relu.set_op_type("Reshape");
+    relu.add_input("shape");
+  });
   RequireRefused("it has no two inputs", [](auto& model) { FirstNode(model).mutable_input()->RemoveLast(); });
 }
 

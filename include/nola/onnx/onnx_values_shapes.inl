@@ -233,7 +233,8 @@ NOLA_ONNX_DEFINITION std::optional<OnnxShape> OnnxValues::Reshaped(const OnnxNod
   std::set_difference(before->second.begin(), before->second.end(), after->second.begin(),
                       after->second.end(), std::back_inserter(left));
   const bool isContained = left.size() + after->second.size() == before->second.size();
-  if (isContained && left.empty() && after->first > 0 && before->first % after->first == 0) {
+  if (isContained && left.empty() && after->first > 0) {
+    if (before->first % after->first != 0) Fail(node, "its extents do not fit its numbers");
     extent = before->first / after->first;
   } else if (isContained && left.size() == 1 && before->first == after->first) {
     extent = left.front();
