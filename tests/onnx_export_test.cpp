@@ -286,6 +286,22 @@ TEST_CASE("the metadata say what the adapters are and what they belong to") {
       Exported<float>(*lora).metadata.at("nola.adapter.first").starts_with("lora rank=2 alpha=2 shape=6,12"));
 }
 
+TEST_CASE("a network that is an adapter, and adapters on one another, are exported too") {
+  const auto inner = std::make_shared<nola::NOLAAdapter<float>>(
+      std::make_shared<DenseLayer<float>>(6, 5),
+      nola::NOLAOptions{.rank = 2, .numBasisA = 9, .numBasisB = 3});
+  const nola::NOLAAdapter<float> outer(inner, {.rank = 3, .numBasisA = 4, .numBasisB = 5, .stream = 1});
+  const OnnxOptions options{.adapters = OnnxAdapters::inputs, .inputs = OnnxInputs::coefficients};
+  const Model model = Exported<float>(outer, options);
+  const auto fed = OnnxAdapterInputs<float>(outer, options.inputs);
+  CHECK(fed.size() == 4);
+  CHECK(model.inputs.size() == 5);
+  for (const auto& [name, numbers] : fed) CHECK(model.inputs.contains(name));
+  CHECK(model.metadata.at("nola.adapter").starts_with("nola rank=3"));
+  CHECK(model.metadata.at("nola.adapter.base_layer").starts_with("nola rank=2"));
+  CHECK(Exported<float>(outer).Operators() == "Gemm");
+}
+
 TEST_CASE("each operation of a graph has its form") {
   using Graph = GraphBuilder<float>;
   const auto with = [](GraphOperation operation) {

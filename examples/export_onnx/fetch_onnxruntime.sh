@@ -9,7 +9,7 @@ package=onnxruntime-node@1.30.0
 [ -f "$directory/node_modules/onnxruntime-node/package.json" ] && exit 0
 command -v npm >/dev/null || { echo "npm is missing (Debian: apt install npm)" >&2; exit 77; }
 mkdir -p "$directory"
-if ! npm install --silent --ignore-scripts --no-audit --no-fund --prefix "$directory" "$package" >/dev/null 2>"$directory/npm.log"; then
-  echo "npm could not install $package: $(tail -n 1 "$directory/npm.log")" >&2
+if ! npm install --loglevel=error --ignore-scripts --no-audit --no-fund --prefix "$directory" "$package" >/dev/null 2>"$directory/npm.log"; then
+  echo "npm could not install $package: $(grep -m 1 error "$directory/npm.log" || true)" >&2
   exit 1
 fi

@@ -52,8 +52,8 @@ struct OnnxOptions {
 ///
 /// Weights bear their paths, one that is used twice is written once. The metadata hold nola.version,
 /// nola.base_fingerprint (as WeightFingerprints gives it, of all weights), nola.adapters, nola.inputs and for
-/// each adapter nola.adapter.PATH: its kind, rank, alpha, shape and its base's fingerprint, and what makes
-/// its bases, as adapter files say it.
+/// each adapter nola.adapter.PATH, nola.adapter where the network itself is one: its kind, rank, alpha, shape
+/// and its base's fingerprint, and what makes its bases, as adapter files say it.
 ///
 /// Both files replace older ones as a whole (see AtomicFile), after an error neither has changed. Numbers go
 /// from the network to the file without a copy, but for merged weights and factors. The network must not
@@ -108,7 +108,8 @@ std::uint64_t ExportONNX(const ILayer<T>& network, const std::filesystem::path& 
     model.metadata.emplace_back("nola.base_fingerprint", all);
     for (const detail::OnnxAdapter<T>& placed : adapters) {
       const std::string base = placed.path.empty() ? all : weights.OfLayer(placed.path);
-      model.metadata.emplace_back("nola.adapter." + placed.path, detail::OnnxAdapterText(placed, base));
+      model.metadata.emplace_back(placed.path.empty() ? "nola.adapter" : "nola.adapter." + placed.path,
+                                  detail::OnnxAdapterText(placed, base));
     }
     return detail::WriteOnnxModel(model, path);
   }
