@@ -10,6 +10,7 @@ add_library(nola_compiled STATIC ${units})
 add_library(nola::compiled ALIAS nola_compiled)
 set_target_properties(nola_compiled PROPERTIES EXPORT_NAME compiled OUTPUT_NAME nola POSITION_INDEPENDENT_CODE ON)
 target_link_libraries(nola_compiled PUBLIC nola)
+target_compile_options(nola_compiled PRIVATE $<$<STREQUAL:$<CONFIG>,>:-O2>)  # a project around it may have no type
 if(TARGET nola_program_options)
   target_link_libraries(nola_compiled PRIVATE $<BUILD_INTERFACE:nola_program_options>)
 endif()

@@ -4,10 +4,6 @@ option(NOLA_WARNINGS_AS_ERRORS "For those who change nola: a warning of a compil
 option(NOLA_NATIVE "Tune nola's own programs for this machine (-march=native)" OFF)
 set(NOLA_SANITIZE "" CACHE STRING "Sanitizers for nola's own programs: 'address,undefined' or 'thread'")
 
-if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES AND CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
-  set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
-endif()
-
 add_library(nola_program_options INTERFACE)
 target_compile_options(nola_program_options INTERFACE
   -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wsign-conversion

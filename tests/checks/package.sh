@@ -37,6 +37,11 @@ refuse() {  # refuse NAME TEXT OPTION...: does not configure, and says TEXT
   echo "refused as it should be: $name"
 }
 
+cmake -S "$source" -B "$work/type" -DCMAKE_CXX_COMPILER="$compiler" -DNOLA_COMPILED=ON -DNOLA_BUILD_TESTS=OFF \
+  -DNOLA_BUILD_EXAMPLES=OFF -DNOLA_BUILD_BENCHMARKS=OFF >"$work/type.log"
+grep -q "CMAKE_BUILD_TYPE:STRING=Release" "$work/type/CMakeCache.txt" ||
+  { echo "FAILED: nola::compiled built as README says is not optimised"; exit 1; }
+
 found=(-DNOLA_FROM=find_package "-DCMAKE_PREFIX_PATH=$work/prefix")
 accept find_package "${found[@]}" "-DNOLA_VERSION=$version"
 [ -e "$work/find_package/io_user" ] || { echo "FAILED: component io gave no target nola::io"; exit 1; }
