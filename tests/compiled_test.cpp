@@ -376,8 +376,7 @@ class Halves final : public nola::LayerBase<float> {
     y.rightCols(3) = x.rightCols(3);
   }
   nola::ValueId Describe(nola::GraphBuilder<float>& graph, nola::ValueId input) const override {
-    const nola::ValueId two =
-        graph.Made("two", 1, 1, [] { return Tensor<float>(Tensor<float>::Constant(1, 1, 2)); });
+    const nola::ValueId two = graph.Made("two", 1, 1, [](Tensor<float>& number) { number.setConstant(2); });
     const nola::ValueId weight =
         graph.Multiply(graph.MatMul(graph.Parameter(Slot(0)), graph.Parameter(Slot(1))), two);
     const nola::ValueId left = graph.MatMul(graph.SelectColumns(input, 0, 3), weight);

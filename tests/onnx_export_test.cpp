@@ -128,7 +128,8 @@ class Described final : public nola::LayerBase<T> {
 };
 
 ValueId Constant(GraphBuilder<float>& graph, Index rows, Index columns) {
-  return graph.Made("constant", rows, columns, [&] { return RandomTensor<float>(rows, columns, 3); });
+  return graph.Made("constant", rows, columns,
+                    [&](nola::Tensor<float>& numbers) { numbers = RandomTensor<float>(rows, columns, 3); });
 }
 
 std::string OperatorsOf(Index in, Index out, const Described<float>::Function& function) {

@@ -16,6 +16,7 @@
 #include "nola/core/version.hpp"
 #include "nola/graph/graph.hpp"
 #include "nola/graph/graph_builder.hpp"
+#include "nola/graph/graph_recorder.hpp"
 #include "nola/graph/jit_compilable.hpp"
 #include "nola/kernels/basis_kernels.hpp"
 #include "nola/layers/activations.hpp"

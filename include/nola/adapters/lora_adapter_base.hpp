@@ -200,14 +200,13 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
       return ILayer<T>::Describe(graph, input);
     }
     const ValueId base = BaseLayer()->AddToGraph(graph, input);
-    const auto factor = [&](const char* name, Index rows, Index columns, const auto& numbers) {
-      return graph.Made(
-          name, rows, columns, [&] { return Tensor<T>(numbers); }, true);
-    };
-    const ValueId projected =
-        graph.MatMul(input, factor("factor_a", this->InputSize(), rank_, Scaling() * FactorA()));
-    return graph.Add(
-        base, graph.MatMul(projected, factor("factor_b", rank_, this->OutputSize(), FactorB().transpose())));
+    const ValueId a = graph.Made(
+        "factor_a", this->InputSize(), rank_, [this](Tensor<T>& numbers) { numbers = Scaling() * FactorA(); },
+        true);
+    const ValueId b = graph.Made(
+        "factor_b", rank_, this->OutputSize(),
+        [this](Tensor<T>& numbers) { numbers = FactorB().transpose(); }, true);
+    return graph.Add(base, graph.MatMul(graph.MatMul(input, a), b));
   }
 
   void ForgetForward() final {

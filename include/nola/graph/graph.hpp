@@ -82,6 +82,9 @@ namespace detail {
 /// "[batch x 512]"
 std::string ShapeText(const GraphValue& value);
 
+template <std::floating_point T>
+class GraphRecorder;
+
 }  // namespace detail
 
 /// All of a graph but its constants' numbers. A value is the input, a constant, or the result of one node;
@@ -145,7 +148,7 @@ class Graph final : public GraphStructure {
 
  private:
   template <std::floating_point>
-  friend class GraphBuilder;
+  friend class detail::GraphRecorder;
   Graph(GraphStructure structure, std::vector<GraphConstant<T>> constants)
       : GraphStructure(std::move(structure)), constants_(std::move(constants)) {}
 

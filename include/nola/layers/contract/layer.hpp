@@ -1,6 +1,7 @@
 // ILayer: what every layer can do, and the checks that all of them share.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "nola/core/diagnostics.hpp"
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/graph/graph_recorder.hpp"
 #include "nola/graph/jit_compilable.hpp"
 #include "nola/layers/contract/clone_scope.hpp"
 #include "nola/layers/contract/linear_layer.hpp"
@@ -237,11 +239,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   virtual ILoRAAdapter<T>* AsAdapter() { return nullptr; }
   virtual const ILoRAAdapter<T>* AsAdapter() const { return nullptr; }
 
-  bool SupportsJitCompilation() const final;
-  using IJitCompilable<T>::ExportComputationGraph;
-  Graph<T> ExportComputationGraph(const GraphOptions& options) const final;
   /// Adds what the layer makes of a value to a graph: how a composite describes a child.
-  /// @throws ShapeError if the value has not InputSize() columns, or what the layer gives not OutputSize().
+  /// @throws ShapeError if the value is not [batch x InputSize()], or what the layer gives not OutputSize().
   ValueId AddToGraph(GraphBuilder<T>& graph, ValueId input) const;
 
   ILayer& operator=(const ILayer&) = delete;

@@ -14,25 +14,10 @@ void AddPlaces(const ILayer<T>& layer, const std::string& path, std::map<const v
 }
 
 template <std::floating_point T>
-GraphBuilder<T> BuilderFor(const ILayer<T>& network, const GraphOptions& options, bool isTrial) {
+GraphRecorder<T> RecorderFor(const ILayer<T>& network, const GraphOptions& options, bool isTrial) {
   std::map<const void*, std::string> places;
   AddPlaces(network, "", places);
   return {network.InputSize(), options, std::move(places), isTrial};
-}
-
-/// Rows of W as a matrix, and the bias, of any linear layer.
-template <std::floating_point T>
-ValueId DescribeLinear(const ILinearLayer<T>& linear, Index inputSize, Index outputSize,
-                       GraphBuilder<T>& graph, ValueId input) {
-  const ValueId product = graph.MatMul(input, graph.Made("weight", inputSize, outputSize, [&] {
-    Tensor<T> weight(inputSize, outputSize);
-    linear.ReadRows(0, weight);
-    return weight;
-  }));
-  if (linear.BiasRow() == nullptr) return product;
-  return graph.Add(product, graph.Made("bias", 1, outputSize, [&] {
-    return Tensor<T>(Eigen::Map<const Tensor<T>>(linear.BiasRow(), 1, outputSize));
-  }));
 }
 
 }  // namespace detail
@@ -41,44 +26,43 @@ template <std::floating_point T>
 ValueId ILayer<T>::Describe(GraphBuilder<T>& graph, ValueId input) const {
   const ILinearLayer<T>* const linear = AsLinear();
   if (linear == nullptr) return {};
-  return detail::DescribeLinear<T>(*linear, InputSize(), OutputSize(), graph, input);
+  const ValueId product =
+      graph.MatMul(input, graph.Made("weight", InputSize(), OutputSize(),
+                                     [linear](Tensor<T>& weight) { linear->ReadRows(0, weight); }));
+  if (linear->BiasRow() == nullptr) return product;
+  return graph.Add(product, graph.Made("bias", 1, OutputSize(), [linear](Tensor<T>& bias) {
+    std::copy_n(linear->BiasRow(), bias.size(), bias.data());
+  }));
 }
 
 template <std::floating_point T>
 ValueId ILayer<T>::AddToGraph(GraphBuilder<T>& graph, ValueId input) const {
   if (!input) return {};
-  const auto check = [&](ValueId value, const char* what, Index expected) {
-    if (graph.ColumnsOf(value) == expected && graph.IsBatch(value)) return;
-    throw ShapeError(Message({LayerType(), ": its graph's ", what, " is ", graph.ShapeOf(value),
-                              ", expected [batch x ", expected, "]"}));
-  };
-  check(input, "input", InputSize());
-  std::string outer = graph.Enter(this);
-  const std::size_t undescribed = graph.Undescribed().size();
+  const std::string type = LayerType();
+  std::string outer = graph.Enter(this, type, input, InputSize());
   const ValueId output = Describe(graph, input);
-  if (output) {
-    check(output, "output", OutputSize());
-  } else if (graph.Undescribed().size() == undescribed) {
-    graph.NoteUndescribed(LayerType());
-  }
-  graph.Leave(std::move(outer));
+  graph.Leave(std::move(outer), output, type, OutputSize());
   return output;
 }
 
 template <std::floating_point T>
-bool ILayer<T>::SupportsJitCompilation() const {
-  GraphBuilder<T> graph = detail::BuilderFor(*this, {}, true);
-  return static_cast<bool>(AddToGraph(graph, graph.Input()));
+bool IJitCompilable<T>::SupportsJitCompilation() const {
+  const auto& network = static_cast<const ILayer<T>&>(*this);
+  detail::GraphRecorder<T> graph = detail::RecorderFor(network, {}, true);
+  return static_cast<bool>(network.AddToGraph(graph, graph.Input()));
 }
 
 template <std::floating_point T>
-Graph<T> ILayer<T>::ExportComputationGraph(const GraphOptions& options) const {
-  GraphBuilder<T> graph = detail::BuilderFor(*this, options, false);
-  const ValueId output = AddToGraph(graph, graph.Input());
+Graph<T> IJitCompilable<T>::ExportComputationGraph(const GraphOptions& options) const {
+  const auto& network = static_cast<const ILayer<T>&>(*this);
+  detail::GraphRecorder<T> graph = detail::RecorderFor(network, options, false);
+  const ValueId output = network.AddToGraph(graph, graph.Input());
   if (!output) {
     std::string places;
     for (const std::string& place : graph.Undescribed()) places += (places.empty() ? "" : ", ") + place;
-    throw UnsupportedError(LayerType() + ": no graph, since these layers do not say what they compute: " +
+    throw UnsupportedError(network.LayerType() +
+                           ": no graph, since these layers do not say what they "
+                           "compute: " +
                            places + "; a layer says it in Describe");
   }
   return graph.Finish(output);
