@@ -146,6 +146,12 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::
 
 namespace detail {
 
+/// An adapter in shared hands, whose code is that of ILoRAAdapter and not of each class.
+template <std::floating_point T>
+std::shared_ptr<ILoRAAdapter<T>> SharedAdapter(ILoRAAdapter<T>* adapter) {
+  return std::shared_ptr<ILoRAAdapter<T>>(adapter);
+}
+
 /// The vectors that the adapters of one AdaptLayers share.
 template <std::floating_point T>
 class SharedCoefficients {
@@ -192,8 +198,8 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& co
     const Index most = std::min(layer->InputSize(), layer->OutputSize());
     const Index rank = config.clampRank ? std::min(config.rank, most) : config.rank;
     if (config.kind == AdapterKind::lora) {
-      return std::make_shared<LoRAAdapter<T>>(std::move(layer), rank, config.alpha,
-                                              config.seed + static_cast<std::uint64_t>(index));
+      return detail::SharedAdapter<T>(new LoRAAdapter<T>(std::move(layer), rank, config.alpha,
+                                                         config.seed + static_cast<std::uint64_t>(index)));
     }
     const NOLAOptions options{.rank = rank,
                               .numBasisA = config.numBasisA,
@@ -204,10 +210,10 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& co
                               .distribution = config.distribution,
                               .freezeBaseLayer = true};
     if (config.share == CoefficientSharing::none) {
-      return std::make_shared<NOLAAdapter<T>>(std::move(layer), options);
+      return detail::SharedAdapter<T>(new NOLAAdapter<T>(std::move(layer), options));
     }
     const auto coefficients = shared.For(*layer);
-    return std::make_shared<NOLAAdapter<T>>(std::move(layer), options, coefficients);
+    return detail::SharedAdapter<T>(new NOLAAdapter<T>(std::move(layer), options, coefficients));
   };
   return detail::AdaptLayersWith<T>(network, config.targetModules, factory, config.trainableModules,
                                     [&] { return shared.Slots(); });

@@ -182,14 +182,12 @@ void PlaceAdapters(ILayer<T>& network, const LayerReplacements<T>& adapters,
                    const SlotsByName<T>& shared = {}) {
   if (adapters.empty() && training.empty()) return;
   TrainableMarks<T> marks;
-  std::vector<std::shared_ptr<ParameterSlot<T>>> sharedSlots;
-  std::vector<bool> sharedMarks;
+  std::vector<std::shared_ptr<ParameterSlot<T>>> sharedTraining;
   const auto keepMarks = [&](const ILayer<T>& adapter) {
     marks.Add(adapter);
     if (!adapter.OwnParameters().empty()) return;
     for (const auto& slot : adapter.AsAdapter()->FactorParameters()) {
-      sharedSlots.push_back(slot);
-      sharedMarks.push_back(slot->trainable);
+      if (slot->trainable) sharedTraining.push_back(slot);
     }
   };
   for (const PlacedAdapter<T>& present : FindAdapters(network)) {
@@ -203,7 +201,7 @@ void PlaceAdapters(ILayer<T>& network, const LayerReplacements<T>& adapters,
     ListShared(network, shared, before);
     network.SetTrainable(false);
     marks.Restore();
-    for (std::size_t i = 0; i < sharedSlots.size(); ++i) sharedSlots[i]->SetTrainable(sharedMarks[i]);
+    for (const std::shared_ptr<ParameterSlot<T>>& slot : sharedTraining) slot->SetTrainable(true);
     for (const std::shared_ptr<ILayer<T>>& layer : training) layer->SetTrainable(true);
   });
   for (const auto& [path, adapter] : adapters) {  // what a base kept of a pass is no use below a frozen edge

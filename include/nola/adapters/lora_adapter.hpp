@@ -59,7 +59,7 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
                               .rank = this->Rank(),
                               .alpha = static_cast<double>(this->Alpha())};
   }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<LoRAAdapter>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new LoRAAdapter(*this)); }
 
  protected:
   using typename LoRAAdapterBase<T>::ConstFactor;

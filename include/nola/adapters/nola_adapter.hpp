@@ -1,6 +1,7 @@
 // NOLAAdapter: A and B are combinations of random bases, and only the coefficients train.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -140,7 +141,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
                               .numBasisA = NumBasisA(),
                               .numBasisB = NumBasisB()};
   }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<NOLAAdapter>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new NOLAAdapter(*this)); }
 
  protected:
   using typename LoRAAdapterBase<T>::ConstFactor;
@@ -203,7 +204,9 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   }
 
   static Vector<T> VectorOf(const Tensor<T>& coefficients) {
-    return Eigen::Map<const Vector<T>>(coefficients.data(), coefficients.size());
+    Vector<T> copy(coefficients.size());
+    std::copy_n(coefficients.data(), copy.size(), copy.data());
+    return copy;
   }
 
   void Rebuild() {

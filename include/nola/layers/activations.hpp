@@ -42,7 +42,7 @@ class ActivationLayer final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return Function::kName; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<ActivationLayer>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new ActivationLayer(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

@@ -1,6 +1,8 @@
 // DenseLayer: y = x W + b.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -101,11 +103,13 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     detail::AddProduct(outputGradient, Weights().transpose(), inputGradient);
   }
   void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override {
-    rows = Weights().middleRows(first, rows.rows());
+    for (Index row = 0; row < rows.rows(); ++row) {
+      std::copy_n(detail::RowOf(Weights(), first + row), rows.cols(), detail::RowOf(rows, row));
+    }
   }
   StoredTensor Stored() const override { return ViewOf(Weights()); }
 
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<DenseLayer>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new DenseLayer(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

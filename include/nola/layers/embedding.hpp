@@ -90,7 +90,7 @@ class Embedding final : public LayerBase<T> {
     detail::SetProduct(logitsGradient, Weights(), hiddenGradient);
   }
 
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Embedding>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Embedding(*this)); }
 
  protected:
   /// @throws ShapeError for an index that is no whole number in 0 .. Count()-1.

@@ -19,7 +19,7 @@ class Identity final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return "Identity"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Identity>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Identity(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass&) override { output = input; }

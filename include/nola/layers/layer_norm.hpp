@@ -63,7 +63,7 @@ class LayerNorm final : public LayerBase<T> {
 
   std::string LayerType() const override { return "LayerNorm"; }
   T Epsilon() const { return epsilon_; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<LayerNorm>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new LayerNorm(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

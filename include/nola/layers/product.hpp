@@ -25,7 +25,7 @@ class Product final : public detail::BranchedLayer<T> {
       : detail::BranchedLayer<T>("Product", {std::move(layers)...}) {}
 
   std::string LayerType() const override { return "Product"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Product>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Product(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

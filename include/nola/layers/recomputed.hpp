@@ -26,7 +26,7 @@ class Recomputed final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return "Recomputed"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Recomputed>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Recomputed(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

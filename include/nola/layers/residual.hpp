@@ -27,7 +27,7 @@ class Residual final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return "Residual"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Residual>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Residual(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

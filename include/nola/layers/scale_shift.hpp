@@ -38,7 +38,7 @@ class ScaleShift final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return "ScaleShift"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<ScaleShift>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new ScaleShift(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

@@ -37,7 +37,7 @@ class Softmax final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return "Softmax"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Softmax>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Softmax(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

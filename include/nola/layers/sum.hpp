@@ -21,7 +21,7 @@ class Sum final : public detail::BranchedLayer<T> {
   explicit Sum(std::shared_ptr<Layers>... layers) : detail::BranchedLayer<T>("Sum", {std::move(layers)...}) {}
 
   std::string LayerType() const override { return "Sum"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<Sum>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Sum(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

@@ -1,6 +1,7 @@
 // The losses of a data set that is a matrix: of the rows that make a batch.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <functional>

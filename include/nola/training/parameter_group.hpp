@@ -34,16 +34,17 @@ struct ParameterRate {
 inline std::vector<ParameterRate> RatesOf(std::span<const std::string> names,
                                           const std::vector<ParameterGroup>& groups, double weightDecay) {
   std::vector<ParameterRate> rates(names.size(), ParameterRate{1, weightDecay});
-  std::vector<bool> isTaken(names.size(), false);
-  for (const ParameterGroup& group : groups) {
+  std::vector<std::size_t> groupOf(names.size(), groups.size());
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const ParameterGroup& group = groups[g];
     if (group.parameters.empty()) throw ConfigError("Optimizer: a group names no parameters");
     for (const std::string& pattern : group.parameters) {
       bool isFound = false;
       for (std::size_t i = 0; i < names.size(); ++i) {
         if (!PathMatches(pattern, names[i])) continue;
         isFound = true;
-        if (isTaken[i]) continue;
-        isTaken[i] = true;
+        if (groupOf[i] < groups.size()) continue;
+        groupOf[i] = g;
         rates[i] = {group.rateFactor, group.weightDecay.value_or(weightDecay)};
       }
       if (!isFound) {

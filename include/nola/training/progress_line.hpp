@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <iomanip>
 #include <ostream>
 #include <sstream>
 #include <string>
@@ -29,10 +28,13 @@ class ProgressLine {
     const double left = progress.seconds / static_cast<double>(progress.step) *
                         static_cast<double>(progress.totalSteps - progress.step);
     std::ostringstream line;
+    line.precision(4);
     line << '\r' << label_ << (label_.empty() ? "" : "  ") << "step " << progress.step << '/'
-         << progress.totalSteps << "  loss " << std::fixed << std::setprecision(4) << smoothed_ << "  rate "
-         << std::setprecision(5) << progress.learningRate << "  " << std::setprecision(0)
-         << (last ? progress.seconds : left) << (last ? " s        " : " s left   ");
+         << progress.totalSteps << "  loss " << std::fixed << smoothed_;
+    line.precision(5);
+    line << "  rate " << progress.learningRate;
+    line.precision(0);
+    line << "  " << (last ? progress.seconds : left) << (last ? " s        " : " s left   ");
     *stream_ << line.str() << (last ? "\n" : "") << std::flush;
   }
 

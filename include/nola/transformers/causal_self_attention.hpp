@@ -72,7 +72,7 @@ class CausalSelfAttention final : public LayerBase<T> {
 
   std::string LayerType() const override { return "CausalSelfAttention"; }
   Index Heads() const { return attention_.Heads(); }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<CausalSelfAttention>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new CausalSelfAttention(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

@@ -25,7 +25,7 @@ class PositionEmbedding final : public LayerBase<T> {
   }
 
   std::string LayerType() const override { return "PositionEmbedding"; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<PositionEmbedding>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new PositionEmbedding(*this)); }
 
  protected:
   /// @throws ShapeError for a position that the table does not have.
@@ -97,7 +97,7 @@ class TiedHead final : public LayerBase<T> {
   std::string LayerType() const override { return "TiedHead"; }
   bool SupportsTraining() const override { return table_->SupportsTraining(); }
   /// A head of the same table: it is the decoder that gives a copy the copy's table.
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TiedHead>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new TiedHead(*this)); }
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {

@@ -71,7 +71,7 @@ class TransformerBlock final : public Composite<T> {
     this->Recompose();
   }
 
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TransformerBlock>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new TransformerBlock(*this)); }
 
  protected:
   std::shared_ptr<ILayer<T>> Compose() const override {

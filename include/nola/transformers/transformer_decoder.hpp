@@ -150,7 +150,7 @@ class TransformerDecoder final : public Composite<T> {
     LayerBase<T>::ReplaceChild(name, std::move(layer));
   }
 
-  std::shared_ptr<ILayer<T>> Clone() const override { return std::make_shared<TransformerDecoder>(*this); }
+  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new TransformerDecoder(*this)); }
 
  protected:
   /// Two parts, the lower one as far as rows see each other, so that InferNext can leave out rows between.

@@ -257,6 +257,9 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
     forwardRows_ = other.forwardRows_;
   }
 
+  /// What Clone returns: the copy in shared hands, whose code is that of ILayer and not of each class.
+  static std::shared_ptr<ILayer> Shared(ILayer* layer) { return std::shared_ptr<ILayer>(layer); }
+
   /// Computes the output (to be resized) and keeps what the wanted gradients, not none, need.
   virtual void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) = 0;
   /// Adds to the parameter gradients if wanted; writes the input gradient, already sized, if wanted.

@@ -147,7 +147,8 @@ void LayerBase<T>::SetParameters(const Vector<T>& parameters) {
 
 template <std::floating_point T>
 Vector<T> LayerBase<T>::GetParameterGradients() const {
-  Vector<T> all = Vector<T>::Zero(ParameterCount());
+  Vector<T> all(ParameterCount());
+  std::fill_n(all.data(), all.size(), T(0));
   T* next = all.data();
   detail::VisitSlots<T>(*this, [&](const ParameterSlot<T>& slot) {
     if (!slot.trainable) return;

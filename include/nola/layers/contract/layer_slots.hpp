@@ -1,8 +1,7 @@
-// The parameters of a network as slots: visited, listed and written by name.
+// The parameters of a network as slots: visited and listed.
 #pragma once
 
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -40,23 +39,6 @@ std::vector<NamedSlot<T>> ListSlots(const ILayer<T>& layer, const std::string& p
   }
   for (const NamedSlot<T>& own : layer.OwnParameters()) list.push_back({prefix + own.name, own.slot});
   return list;
-}
-
-/// Writes parameters by name. @pre names and shapes are right, the numbers finite.
-/// @param values  a map of names to a Tensor, or to a pointer to one
-template <std::floating_point T, class Values>
-void AssignParameters(ILayer<T>& network, const Values& values) {
-  for (const NamedSlot<T>& parameter : ListSlots(network)) {
-    const auto value = values.find(parameter.name);
-    if (value == values.end()) continue;
-    if constexpr (std::is_pointer_v<typename Values::mapped_type>) {
-      parameter.slot->value = *value->second;
-    } else {
-      parameter.slot->value = value->second;
-    }
-    parameter.slot->Changed();
-  }
-  network.ParametersChanged();
 }
 
 }  // namespace detail

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -64,6 +65,23 @@ void ReplaceLayer(ILayer<T>& root, const std::string& path, std::shared_ptr<ILay
 
 namespace detail {
 
+/// Writes parameters by name. @pre names and shapes are right, the numbers finite.
+/// @param values  a map of names to a Tensor, or to a pointer to one
+template <std::floating_point T, class Values>
+void AssignParameters(ILayer<T>& network, const Values& values) {
+  for (const NamedSlot<T>& parameter : ListSlots(network)) {
+    const auto value = values.find(parameter.name);
+    if (value == values.end()) continue;
+    if constexpr (std::is_pointer_v<typename Values::mapped_type>) {
+      parameter.slot->value = *value->second;
+    } else {
+      parameter.slot->value = value->second;
+    }
+    parameter.slot->Changed();
+  }
+  network.ParametersChanged();
+}
+
 /// Where layers stand.
 template <std::floating_point T>
 class LayerPlaces {
@@ -71,10 +89,10 @@ class LayerPlaces {
   /// Adds a layer and all below it. @throws ConfigError naming both paths for one that has a place already.
   void Add(const std::string& path, const ILayer<T>& layer, bool isShareable = false) {
     const auto [number, isNew] = numbers_.Add(&layer);
-    if (!isNew && isShareable && isShareable_[number]) return;
+    if (!isNew && isShareable && shareable_.Contains(&layer)) return;
     if (!isNew) Fail(path, paths_[number], layer);
     paths_.push_back(path);
-    isShareable_.push_back(isShareable);
+    if (isShareable) shareable_.Add(&layer);
     const std::string prefix = path.empty() ? "" : path + ".";
     for (const NamedLayer<T>& child : layer.Children()) {
       Add(prefix + child.name, *child.layer, child.IsShareable());
@@ -85,7 +103,7 @@ class LayerPlaces {
   /// @param path  where that is, from the layer on.
   const ILayer<T>* Find(const ILayer<T>& layer, const std::string& except, bool isShareable,
                         std::string& path) const {
-    if (numbers_.Contains(&layer) && !(isShareable && isShareable_[numbers_.Of(&layer)])) return &layer;
+    if (numbers_.Contains(&layer) && !(isShareable && shareable_.Contains(&layer))) return &layer;
     for (const NamedLayer<T>& child : layer.Children()) {
       if (!except.empty() && child.name == except) continue;
       const ILayer<T>* const found = Find(*child.layer, "", child.IsShareable(), path);
@@ -109,7 +127,7 @@ class LayerPlaces {
  private:
   ObjectNumbers numbers_;
   std::vector<std::string> paths_;  // of each
-  std::vector<bool> isShareable_;
+  ObjectNumbers shareable_;
 };
 
 /// @throws ConfigError if a layer cannot become `parent`'s child of this name, in the place of one that has
@@ -136,7 +154,7 @@ class TrainableMarks {
     }
     layers_.push_back(&layer);
     counts_.push_back(layer.OwnParameters().size());
-    for (const NamedSlot<T>& own : layer.OwnParameters()) marks_.push_back(own.slot->trainable);
+    for (const NamedSlot<T>& own : layer.OwnParameters()) marks_.push_back(own.slot->trainable ? 1 : 0);
   }
 
   /// What was listed since stays as it is.
@@ -145,14 +163,14 @@ class TrainableMarks {
     for (std::size_t layer = 0; layer < layers_.size(); first += counts_[layer++]) {
       const std::span<const NamedSlot<T>> own = layers_[layer]->OwnParameters();
       for (std::size_t i = 0; i < std::min(own.size(), counts_[layer]); ++i)
-        own[i].slot->SetTrainable(marks_[first + i]);
+        own[i].slot->SetTrainable(marks_[first + i] != 0);
     }
   }
 
  private:
   std::vector<const ILayer<T>*> layers_;
   std::vector<std::size_t> counts_;  // of each one's parameters
-  std::vector<bool> marks_;          // of all, one after the other
+  std::vector<std::size_t> marks_;   // of all, one after the other: 1 where one trains
 };
 
 }  // namespace detail
