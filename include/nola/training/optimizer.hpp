@@ -97,8 +97,13 @@ class AdamW final : public Optimizer<T> {
  protected:
   void Update(std::size_t index, T learningRate) override {
     Parameter<T>& parameter = this->At(index);
-    Tensor<T>& first = this->Moment(0, index);
-    Tensor<T>& second = this->Moment(1, index);
+    // All of one type, and so are the expressions of them.
+    using Numbers = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+    const Index size = parameter.value.size();
+    Numbers value(parameter.value.data(), size);
+    const Numbers gradient(parameter.gradient.data(), size);
+    Numbers first(this->Moment(0, index).data(), size);
+    Numbers second(this->Moment(1, index).data(), size);
     const T beta1 = static_cast<T>(options_.beta1);
     const T beta2 = static_cast<T>(options_.beta2);
     const double step = static_cast<double>(this->StepCount());
@@ -108,11 +113,11 @@ class AdamW final : public Optimizer<T> {
     const T root = std::sqrt(correction2);
     if (const T decay = this->WeightDecay(index); decay > T(0))
       parameter.value *= T(1) - learningRate * decay;
-    first = beta1 * first + (T(1) - beta1) * parameter.gradient;
-    second = beta2 * second + (T(1) - beta2) * parameter.gradient.cwiseAbs2();
+    first = beta1 * first + (T(1) - beta1) * gradient;
+    second = beta2 * second + (T(1) - beta2) * gradient.abs2();
     // Not 0, and too small to be seen beside the root of a square that is not 0: 0/0 has no value.
     const T epsilon = std::max(static_cast<T>(options_.epsilon), std::sqrt(std::numeric_limits<T>::min()));
-    parameter.value.array() -= rate * first.array() / (second.array().sqrt() / root + epsilon);
+    value -= rate * first / (second.sqrt() / root + epsilon);
   }
 
  private:
