@@ -72,15 +72,21 @@ inline std::optional<std::pair<OnnxStep::Kind, std::string>> OnnxGELUArgument(co
   const OnnxNode* const add = OnnxProducerOf(values, value, "Add", 2);
   const std::string* const bell = add != nullptr ? OnnxOtherOperand(values, *add, 1) : nullptr;
   if (bell == nullptr) return std::nullopt;
-  if (const OnnxNode* const erf = OnnxProducerOf(values, *bell, "Erf", 1)) {
+  // Doubles may go through floats for it.
+  const auto withoutCast = [&](const std::string& cast) {
+    const OnnxNode* const node = OnnxProducerOf(values, cast, "Cast", 1);
+    return node != nullptr ? node->inputs[0] : cast;
+  };
+  if (const OnnxNode* const erf = OnnxProducerOf(values, withoutCast(*bell), "Erf", 1)) {
     OnnxProduct inner;
-    const OnnxNode* const scaled = values.Producer(erf->inputs[0]);
+    const std::string argument = withoutCast(erf->inputs[0]);
+    const OnnxNode* const scaled = values.Producer(argument);
     if (scaled == nullptr || scaled->inputs.size() != 2) return std::nullopt;
     // One step of it alone: x may be a product too.
     for (const std::string& operand : scaled->inputs) {
       if (values.Constant(operand) != nullptr) continue;
       inner = {};
-      if (CollectOnnxFactors(values, erf->inputs[0], operand, inner) && inner.powers == 1 &&
+      if (CollectOnnxFactors(values, argument, operand, inner) && inner.powers == 1 &&
           inner.Is(std::sqrt(0.5), 0)) {
         return std::pair(OnnxStep::Kind::gelu, operand);
       }

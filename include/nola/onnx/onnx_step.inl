@@ -92,6 +92,19 @@ NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadElementwise() {
   return Refuse("");
 }
 
+/// Whether two values of one network, whose rows are equally many and equally wide, have one shape: if all
+/// extents but one agree, that one does too.
+inline bool MustBeSame(const OnnxShape& a, const OnnxShape& b) {
+  if (a.size() != b.size()) return false;
+  std::size_t unknown = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i]) continue;
+    if (a[i] >= 0 && b[i] >= 0) return false;
+    ++unknown;
+  }
+  return unknown <= 1;
+}
+
 NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadBinary() {
   if (node_.inputs.size() != 2) Fail("it has no two inputs");
   if (node_.inputs[0].empty() || node_.inputs[1].empty()) Fail("an input is left out");
@@ -106,8 +119,9 @@ NOLA_ONNX_DEFINITION OnnxStep OnnxStepReader::ReadBinary() {
     if (type == "Sub" || type == "Div") return Refuse(" of two computed values");
     const OnnxShape* const a = values_.Shape(node_.inputs[0]);
     const OnnxShape* const b = values_.Shape(node_.inputs[1]);
-    if (a != nullptr && b != nullptr && *a != *b)
+    if (a != nullptr && b != nullptr && !MustBeSame(*a, *b)) {
       return Refuse(" of values that may have different shapes", true);
+    }
     OnnxStep step = Simple(type == "Add" ? Kind::sum : Kind::product);
     step.inputs = node_.inputs;
     return step;

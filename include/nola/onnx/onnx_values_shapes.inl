@@ -34,8 +34,15 @@ NOLA_ONNX_DEFINITION bool OnnxValues::FollowList(const OnnxNode& node) {
     const OnnxShape* const shape = Shape(node.inputs[0]);
     // A list of unknown length is an empty one: what is taken out of it is unknown.
     result.emplace();
-    if (shape != nullptr && shape->size() <= kMost && node.attributes.empty()) {
-      for (const std::int64_t extent : *shape) result->push_back({extent, extent >= 0});
+    const auto rank = static_cast<std::int64_t>(shape != nullptr ? shape->size() : 0);
+    const auto place = [&](const char* setting, std::int64_t otherwise) {
+      const std::int64_t axis = Integer(node, setting, otherwise);
+      return axis < -rank ? 0 : std::min(axis < 0 ? axis + rank : axis, rank);
+    };
+    const std::int64_t end = place("end", rank);
+    for (std::int64_t axis = place("start", 0); axis < end; ++axis) {
+      const std::int64_t extent = (*shape)[static_cast<std::size_t>(axis)];
+      result->push_back({extent, extent >= 0});
     }
   } else if (node.type == "Cast" || node.type == "Unsqueeze" || node.type == "Squeeze" ||
              node.type == "Identity") {
