@@ -131,4 +131,12 @@ if(TARGET ONNX::onnx_proto)
   nola_add_check(onnx_runtime ${BASH_PROGRAM} ${checks}/onnx_runtime.sh $<TARGET_FILE:nola_onnx_networks>
                  ${PROJECT_SOURCE_DIR} ${work}/onnx_runtime)
   set_tests_properties(check_onnx_runtime PROPERTIES LABELS long)
+
+  add_executable(nola_onnx_imported checks/onnx_imported.cpp)
+  target_include_directories(nola_onnx_imported PRIVATE "${PROJECT_SOURCE_DIR}/examples"
+                                                        "${PROJECT_SOURCE_DIR}/examples/export_onnx")
+  target_link_libraries(nola_onnx_imported PRIVATE nola::onnx nola::io nola::compiled nola_program_options Threads::Threads)
+  nola_add_check(onnx_imported ${BASH_PROGRAM} ${checks}/onnx_imported.sh $<TARGET_FILE:nola_onnx_imported>
+                 ${PROJECT_SOURCE_DIR} ${work}/onnx_imported)
+  set_tests_properties(check_onnx_imported PROPERTIES LABELS long)
 endif()
