@@ -287,6 +287,30 @@ TEST_CASE("the metadata say what the adapters are and what they belong to") {
       Exported<float>(*lora).metadata.at("nola.adapter.first").starts_with("lora rank=2 alpha=2 shape=6,12"));
 }
 
+TEMPLATE_TEST_CASE("a file with merged adapters comes back as a network that infers the same", "", float,
+                   double) {
+  using T = TestType;
+  const TemporaryDirectory directory;
+  auto network = Network<T>();
+  // The exact GELU of doubles goes through floats, which ImportONNX does not know.
+  network->template Emplace<nola::GELU<T>>("gelu", 5, nola::GELUFunction{sizeof(T) > sizeof(float)})
+      .template Emplace<nola::LayerNorm<T>>("norm", 5)
+      .template Emplace<DenseLayer<T>>("bare", 5, 7, false)
+      .template Emplace<nola::GELU<T>>("by_tanh", 7, nola::GELUFunction{true})
+      .template Emplace<nola::Softmax<T>>("shares", 7);
+  nola::AdapterConfig config;
+  config.rank = 3;
+  nola::AdaptLayers(*network, config);
+  network->SetParameters(RandomTensor<T>(network->ParameterCount(), 1, 4).col(0));
+  const Tensor<T> input = RandomTensor<T>(9, 6, 5);
+  const T largest = sizeof(T) == sizeof(float) ? T(1e-6) : T(1e-8);  // epsilon is a float
+  for (const std::uint64_t externalDataFrom : {std::uint64_t{0}, OnnxOptions().externalDataFrom}) {
+    ExportONNX<T>(*network, directory / "m.onnx", {.externalDataFrom = externalDataFrom});
+    const auto read = nola::ImportONNX<T>(directory / "m.onnx");
+    CHECK((read->Infer(input) - network->Infer(input)).cwiseAbs().maxCoeff() < largest);
+  }
+}
+
 TEST_CASE("a network that is an adapter, and adapters on one another, are exported too") {
   const auto inner = std::make_shared<nola::NOLAAdapter<float>>(
       std::make_shared<DenseLayer<float>>(6, 5),
