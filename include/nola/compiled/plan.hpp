@@ -63,15 +63,17 @@ struct PlanLayout {
 /// Whether an operation can be the end of the step that its operand comes from.
 bool IsElementwise(GraphOperation operation);
 
-/// Plans a graph. @param isConstant  of each value: whether its numbers are known.
-PlanLayout LayOut(const GraphStructure& graph, const std::vector<bool>& isConstant);
+/// How an operand of a finish stands to the step's result.
+inline PlanFinish::Repeats RepeatsOf(Index rows, Index columns, Index resultColumns) {
+  if (rows != 1) return PlanFinish::Repeats::nothing;
+  return columns == resultColumns ? PlanFinish::Repeats::row : PlanFinish::Repeats::number;
+}
 
-/// One line a step: "fc1.Add [batch x 512] = MatMul + row, ReLU, into buffer 0".
+/// One line a step: "buffer 0 = MatMul(input, fc1.weight) + fc1.bias, ReLU".
 std::string PlanText(const PlanLayout& plan);
 
 }  // namespace nola::detail
 
 #ifdef NOLA_DEFINITIONS_HERE
-#include "nola/compiled/plan.inl"
 #include "nola/compiled/plan_text.inl"
 #endif

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nola/compiled/plan.hpp"
+#include "nola/compiled/plan_maker.hpp"
 #include "nola/compiled/plan_steps.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
@@ -35,8 +36,8 @@ class CompiledPlan {
     ScratchBuffer<T> memory;
     std::vector<T*> buffers;
     std::vector<AttendedRows<T>> sequences;
-    RowPlan last;         // of the last row of each sequence
-    Tensor<T> lastInput;  // those rows of the input
+    RowPlan last;                // of the last row of each sequence
+    ScratchBuffer<T> lastInput;  // those rows of the input
   };
   using Pool = ScratchPool<Workspace>;
 
@@ -55,11 +56,13 @@ class CompiledPlan {
   mutable Pool pool_;
 };
 
-/// The numbers of a constant: those of a parameter that trains, a copy.
+/// The numbers of a constant: of a parameter that trains, a copy; one that is frozen is shared, so that its
+/// layer takes a slot of its own before it trains.
 template <std::floating_point T>
 std::shared_ptr<const Tensor<T>> NumbersOf(const GraphConstant<T>& constant) {
   if (!constant.slot) return constant.made;
-  if (constant.slot->trainable) return std::make_shared<const Tensor<T>>(constant.slot->value);
+  if (!constant.isFrozen) return std::make_shared<const Tensor<T>>(constant.slot->value);
+  constant.slot->isShared = true;
   return {constant.slot, &constant.slot->value};
 }
 
@@ -78,7 +81,7 @@ CompiledPlan<T>::CompiledPlan(const Graph<T>& graph)
   }
   std::vector<bool> isConstant;
   for (const auto& numbers : known) isConstant.push_back(numbers != nullptr);
-  layout_ = LayOut(graph, isConstant);
+  layout_ = PlanMaker<Graph<T>>(graph, isConstant).Make();
   for (const ValueId id : layout_.constants) constants_.push_back(known[static_cast<std::size_t>(id.number)]);
   for (const PlanStep& step : layout_.steps) {
     const bool attends = !step.isCopy && step.node.operation == GraphOperation::attention;
@@ -108,10 +111,7 @@ void CompiledPlan<T>::Fold(const Graph<T>& graph, const GraphNode& node,
     PlanFinish finish{node.operation};
     if (operands.size() == 2) {
       finish.operand = step.operands[1];
-      const Tensor<T>& other = *operands[1];
-      finish.repeats = other.rows() != 1                ? PlanFinish::Repeats::nothing
-                       : other.cols() == result.columns ? PlanFinish::Repeats::row
-                                                        : PlanFinish::Repeats::number;
+      finish.repeats = RepeatsOf(operands[1]->rows(), operands[1]->cols(), result.columns);
     }
     step.finishes.push_back(finish);
   }
@@ -127,8 +127,7 @@ void CompiledPlan<T>::Fold(const Graph<T>& graph, const GraphNode& node,
 
 template <std::floating_point T>
 void CompiledPlan<T>::Reserve(Index rows, Workspace& work) const {
-  constexpr Index kLine = 64 / Index{sizeof(T)} + 1;  // and a type that divides no cache line
-  const auto sizeOf = [&](Index width) { return (rows * width + kLine - 1) / kLine * kLine; };
+  const auto sizeOf = [&](Index width) { return (rows * width + 15) / 16 * 16; };  // keeps 64 bytes aligned
   Index total = 0;
   for (const Index width : layout_.bufferWidths) total += sizeOf(width);
   T* next = work.memory.Reserve(static_cast<std::size_t>(total));
@@ -144,6 +143,12 @@ void CompiledPlan<T>::Run(const TensorRef<T>& input, Tensor<T>& output, const Pa
                           bool lastRowsOnly) const {
   CheckInput<T>(input, output, inputSize_, [] { return std::string("CompiledNetwork"); });
   if (lastRowsOnly) CheckLastRows("CompiledNetwork", *pass.rows, input.rows());
+  ForEachSequence("CompiledNetwork", pass, input.rows(), [](Index, const SequenceRows& sequence) {
+    const Index capacity = sequence.cache != nullptr ? sequence.cache->Capacity() : 0;
+    if (sequence.cache == nullptr || sequence.rows <= capacity - sequence.position) return;
+    throw ShapeError(Message({"CompiledNetwork: ", sequence.rows, " rows after ", sequence.position,
+                              " exceed the cache's capacity of ", capacity}));
+  });
   const typename Pool::Lease work(pool_);
   Reserve(input.rows(), *work);
   output.resize(lastRowsOnly ? static_cast<Index>(pass.rows->sequences.size()) : input.rows(), outputSize_);
@@ -172,7 +177,10 @@ void CompiledPlan<T>::RunAttention(std::size_t step, const PlanMemory<T>& memory
   const SequenceAttention<T>& attention = *attention_[step];
   const PlanStep& node = layout_.steps[step];
   attention.Place("CompiledNetwork", pass, memory.rows, work.sequences);
-  if (memory.rows == 0) return;
+  if (memory.rows == 0) {
+    const ConstHeadMap<T> nothing(nullptr, 0, 0, Eigen::OuterStride<>(0));
+    return attention.Gather({nothing, nothing, nothing}, work.sequences, nullptr, 0, nullptr, false);
+  }
   const auto read = [&](std::size_t operand) { return memory.Read(node.operands[operand], 0, memory.rows); };
   attention.Gather({read(0), read(1), read(2)}, work.sequences, memory.Write(node.result, 0, 0).data(),
                    node.result.width, nullptr, lastRowsOnly);
@@ -192,10 +200,11 @@ void CompiledPlan<T>::TakeLastRows(const RowPlan& rows, PlanMemory<T>& memory, W
   };
   for (const PlanPlace& place : layout_.crossing) {
     if (place.kind == PlanPlace::Kind::input) {
-      work.lastInput.resize(static_cast<Index>(rows.sequences.size()), inputSize_);
-      const auto all = memory.Read(place, 0, memory.rows);
-      visitEnds([&](Index row, Index end) { work.lastInput.row(row) = all.row(end); });
-      memory.input = work.lastInput.data();
+      T* const last = work.lastInput.Reserve(rows.sequences.size() * static_cast<std::size_t>(inputSize_));
+      visitEnds([&](Index row, Index end) {
+        std::copy_n(memory.input + end * memory.inputStride, inputSize_, last + row * inputSize_);
+      });
+      memory.input = last;
       memory.inputStride = inputSize_;
     } else {
       HeadMap<T> all = memory.Write(place, 0, memory.rows);

@@ -205,8 +205,11 @@ void RunRows(const PlanStep& step, const PlanMemory<T>& memory, Index first, Ind
       y.setZero();
       y.middleCols(step.node.firstColumn, x.cols()) = x;
       return;
+    case GraphOperation::sequencePositions:
+      return;  // whole, see FillPositions
     default:
-      return;
+      throw UnsupportedError(Message({"Compile: '", step.node.place, "': ",
+                                      GraphOperationName(step.node.operation), " cannot be computed here"}));
   }
 }
 

@@ -1,11 +1,27 @@
-// The definition of PlanText.
+// The definitions of what is said about plans.
 
 #include "nola/core/text.hpp"
 
 namespace nola::detail {
 
+NOLA_DEFINITION bool IsElementwise(GraphOperation operation) {
+  switch (operation) {
+    case GraphOperation::add:
+    case GraphOperation::multiply:
+    case GraphOperation::relu:
+    case GraphOperation::gelu:
+    case GraphOperation::geluTanh:
+    case GraphOperation::sigmoid:
+    case GraphOperation::tanh:
+    case GraphOperation::softmax:
+      return true;
+    default:
+      return false;
+  }
+}
+
 NOLA_DEFINITION std::string PlanText(const PlanLayout& plan) {
-  const auto named = [&plan](const PlanPlace& place) -> std::string {
+  const auto whole = [&plan](const PlanPlace& place) -> std::string {
     switch (place.kind) {
       case PlanPlace::Kind::input:
         return "input";
@@ -20,10 +36,14 @@ NOLA_DEFINITION std::string PlanText(const PlanLayout& plan) {
     }
     return "";
   };
+  const auto named = [&whole](const PlanPlace& place) {
+    if (place.columns == place.width) return whole(place);
+    return Message({whole(place), "[", place.firstColumn, ":", place.firstColumn + place.columns, "]"});
+  };
   std::string text;
   for (const PlanStep& step : plan.steps) {
     text += named(step.result) + " = ";
-    text += step.isCopy ? "Copy" : GraphOperationName(step.node.operation);
+    text += step.isCopy ? "Copy" : NodeText(step.node);
     for (const PlanPlace& operand : step.operands) {
       text += (&operand == step.operands.data() ? "(" : ", ") + named(operand);
     }

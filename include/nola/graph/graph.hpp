@@ -81,6 +81,8 @@ namespace detail {
 
 /// "[batch x 512]"
 std::string ShapeText(const GraphValue& value);
+/// "LayerNormalization epsilon 1e-05": the operation and its attributes.
+std::string NodeText(const GraphNode& node);
 
 template <std::floating_point T>
 class GraphRecorder;
@@ -114,17 +116,17 @@ class GraphStructure {
   ValueId output_;
 
  private:
-  std::string Described(const GraphNode& node) const;
   std::vector<bool> ComputedValues() const;
 };
 
 /// The numbers of a constant: a parameter's slot, which the graph shares, or a matrix made for the graph.
 template <std::floating_point T>
 struct GraphConstant {
-  ValueId value;
-  std::shared_ptr<const ParameterSlot<T>> slot;
-  std::shared_ptr<const Tensor<T>> made;
+  ValueId value = {};
+  std::shared_ptr<const ParameterSlot<T>> slot = nullptr;
+  std::shared_ptr<const Tensor<T>> made = nullptr;
   bool isFactor = false;  ///< A, times the scaling, or B of an adapter's branch: what adapters differ in
+  bool isFrozen = false;  ///< of a parameter: it does not train, or stands below a frozen edge
 
   const Tensor<T>& Numbers() const { return slot ? slot->value : *made; }
 };

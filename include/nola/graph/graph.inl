@@ -54,16 +54,7 @@ NOLA_DEFINITION std::string ShapeText(const GraphValue& value) {
   return Message({"[", value.rows, " x ", value.columns, numbers});
 }
 
-}  // namespace detail
-
-NOLA_DEFINITION std::vector<bool> GraphStructure::ComputedValues() const {
-  std::vector<bool> computed(values_.size());
-  for (const GraphNode& node : nodes_) computed[static_cast<std::size_t>(node.result.number)] = true;
-  return computed;
-}
-
-/// "LayerNormalization" and its attributes.
-NOLA_DEFINITION std::string GraphStructure::Described(const GraphNode& node) const {
+NOLA_DEFINITION std::string NodeText(const GraphNode& node) {
   std::string text = GraphOperationName(node.operation);
   if (node.transposesRight) text += " transposed";
   if (node.operation == GraphOperation::layerNormalization) text += Message({" epsilon ", node.epsilon});
@@ -77,6 +68,14 @@ NOLA_DEFINITION std::string GraphStructure::Described(const GraphNode& node) con
   return text;
 }
 
+}  // namespace detail
+
+NOLA_DEFINITION std::vector<bool> GraphStructure::ComputedValues() const {
+  std::vector<bool> computed(values_.size());
+  for (const GraphNode& node : nodes_) computed[static_cast<std::size_t>(node.result.number)] = true;
+  return computed;
+}
+
 NOLA_DEFINITION std::string GraphStructure::ToText() const {
   const std::vector<bool> computed = ComputedValues();
   std::string text;
@@ -88,9 +87,9 @@ NOLA_DEFINITION std::string GraphStructure::ToText() const {
     if (!computed[i]) text += named(id) + (id == input_ ? " = input\n" : " = constant\n");
   }
   for (const GraphNode& node : nodes_) {
-    text += named(node.result) + " = " + Described(node) + "(";
-    for (const ValueId operand : node.operands) {
-      text += Message({operand == node.operands.front() ? "%" : ", %", Value(operand).name});
+    text += named(node.result) + " = " + detail::NodeText(node) + "(";
+    for (std::size_t i = 0; i < node.operands.size(); ++i) {
+      text += Message({i == 0 ? "%" : ", %", Value(node.operands[i]).name});
     }
     text += ")\n";
   }
@@ -116,8 +115,8 @@ NOLA_DEFINITION std::string GraphStructure::ToDot() const {
                      detail::ShapeText(values_[i]), "\", shape=", id == input_ ? "ellipse" : "note", "];\n"});
   }
   for (const GraphNode& node : nodes_) {
-    text += Message({"  ", vertex(node.result), " [label=\"", Described(node), "\\n", escaped(node.place),
-                     "\\n", detail::ShapeText(Value(node.result)), "\"];\n"});
+    text += Message({"  ", vertex(node.result), " [label=\"", detail::NodeText(node), "\\n",
+                     escaped(node.place), "\\n", detail::ShapeText(Value(node.result)), "\"];\n"});
     for (const ValueId operand : node.operands) {
       text += Message({"  ", vertex(operand), " -> ", vertex(node.result), ";\n"});
     }

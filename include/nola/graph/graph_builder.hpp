@@ -4,11 +4,14 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
+#include <type_traits>
 
 #include "nola/graph/graph.hpp"
 
 namespace nola {
+
+template <std::floating_point T>
+class ILayer;
 
 /// How adapters stand in a graph.
 enum class GraphAdapters {
@@ -20,12 +23,21 @@ struct GraphOptions {
   GraphAdapters adapters = GraphAdapters::branch;
 };
 
-/// The operations of a GraphBuilder. Each adds one node and gives its result. Given no value, because
-/// something below cannot be described, it gives none: a description needs no checks. Operands whose shapes
-/// do not fit are a ShapeError that names the layer, a value of another graph a ConfigError.
-class GraphOperations {
+/// Where in a network a graph is being described.
+struct GraphPlace {
+  std::string path = {};
+  std::string layerType = {};
+};
+
+/// What a layer's Describe is given. Each operation adds one node and gives its result; given no value, it
+/// gives none. Operands whose shapes do not fit are a ShapeError that names the layer. A value belongs to the
+/// graph that gave it.
+///
+/// An interface alone: a program that makes no graph compiles nothing of what is behind it.
+template <std::floating_point T>
+class GraphBuilder {
  public:
-  /// The shape and kind of a value.
+  /// The shape and kind of a value; no columns of none.
   virtual const GraphValue& ValueOf(ValueId value) const = 0;
   /// How adapters are to describe themselves.
   virtual GraphAdapters Adapters() const = 0;
@@ -55,37 +67,16 @@ class GraphOperations {
   virtual ValueId Attention(ValueId queries, ValueId keys, ValueId values, Index heads, double scale,
                             bool isCausal) = 0;
 
-  // What ILayer::AddToGraph does around a layer's Describe.
-  /// Enters a layer. @return the place to go back to.
-  /// @throws ShapeError if what it is given is not [batch x inputSize].
-  virtual std::string Enter(const void* layer, std::string_view layerType, ValueId input,
-                            Index inputSize) = 0;
-  /// Goes back, noting a layer that gave no value though all below it did.
-  /// @throws ShapeError if it gave another shape than [batch x outputSize].
-  virtual void Leave(std::string place, ValueId output, std::string_view layerType, Index outputSize) = 0;
-
- protected:
-  GraphOperations() = default;
-  GraphOperations(const GraphOperations&) = default;
-  GraphOperations& operator=(const GraphOperations&) = delete;
-  ~GraphOperations() = default;
-
-  virtual ValueId Combine(GraphOperation operation, ValueId x, ValueId y) = 0;
-};
-
-/// What a layer's Describe is given. An interface alone: a program that makes no graph compiles nothing of
-/// what is behind it.
-template <std::floating_point T>
-class GraphBuilder : public virtual GraphOperations {
- public:
   /// A parameter, under its path in the network. One slot is one constant, however often it is used.
   virtual ValueId Parameter(const std::shared_ptr<ParameterSlot<T>>& slot) = 0;
 
   /// A matrix made for the graph, under a name within the layer.
-  /// @param make  writes it into a Tensor [rows x columns]; is not called if the graph is only tried.
+  /// @param make  writes it into the Tensor& [rows x columns] that it is given; is not called if the graph is
+  /// only tried.
   /// @param isFactor  whether it is what adapters of one network differ in.
   template <class Make>
   ValueId Made(std::string_view name, Index rows, Index columns, const Make& make, bool isFactor = false) {
+    static_assert(!std::is_invocable_v<const Make&, Tensor<T>>, "make writes into a Tensor<T>&");
     return AddMade(
         name, rows, columns,
         [](const void* body, Tensor<T>& numbers) { (*static_cast<const Make*>(body))(numbers); }, &make,
@@ -95,11 +86,24 @@ class GraphBuilder : public virtual GraphOperations {
  protected:
   GraphBuilder() = default;
   GraphBuilder(const GraphBuilder&) = default;
+  GraphBuilder& operator=(const GraphBuilder&) = delete;
   ~GraphBuilder() = default;
 
+  virtual ValueId Combine(GraphOperation operation, ValueId x, ValueId y) = 0;
   virtual ValueId AddMade(std::string_view name, Index rows, Index columns,
                           void (*make)(const void* body, Tensor<T>& numbers), const void* body,
                           bool isFactor) = 0;
+
+ private:
+  friend class ILayer<T>;
+
+  // What ILayer::AddToGraph does around a layer's Describe.
+  /// Enters a layer. @return the place to go back to.
+  /// @throws ShapeError if what it is given is not [batch x inputSize].
+  virtual GraphPlace Enter(const void* layer, std::string_view layerType, ValueId input, Index inputSize) = 0;
+  /// Goes back. @return the layer's output; of one that gave none, a value in its place, and the graph cannot
+  /// be had. @throws ShapeError if it is not [batch x outputSize].
+  virtual ValueId Leave(GraphPlace outer, ValueId output, Index outputSize) = 0;
 };
 
 }  // namespace nola

@@ -1,66 +1,118 @@
-// The definitions of GraphStructureRecorder.
+// The definitions of GraphRecorder.
 
-#include "nola/core/text.hpp"
+#include <cmath>
 
 namespace nola::detail {
 
-NOLA_DEFINITION GraphStructureRecorder::GraphStructureRecorder(Index inputSize, const GraphOptions& options,
-                                                               Places places)
-    : options_(options), places_(std::move(places)) {
+template <std::floating_point T>
+GraphRecorder<T>::GraphRecorder(Index inputSize, const GraphOptions& options, Places places, bool isTrial)
+    : options_(options), places_(std::move(places)), isTrial_(isTrial) {
   input_ = AddValue("input", GraphValue::kBatch, inputSize);
 }
 
-NOLA_DEFINITION std::string GraphStructureRecorder::PlaceOf(const void* object) const {
-  const auto found = places_.find(object);
-  return found == places_.end() ? std::string() : found->second;
+template <std::floating_point T>
+Graph<T> GraphRecorder<T>::Finish(ValueId output) && {
+  output_ = output;
+  return Graph<T>(static_cast<const GraphStructure&>(*this), std::move(constants_));
 }
 
-NOLA_DEFINITION std::string GraphStructureRecorder::NameHere(std::string_view name) const {
-  return place_.empty() ? std::string(name) : Message({place_, ".", name});
+template <std::floating_point T>
+const GraphValue& GraphRecorder<T>::ValueOf(ValueId value) const {
+  static const GraphValue none;
+  return AreValues({value}) ? values_[static_cast<std::size_t>(value.number)] : none;
 }
 
-NOLA_DEFINITION void GraphStructureRecorder::RequireShape(std::string_view layerType, const char* what,
-                                                          ValueId value, Index columns) const {
-  if (ValueOf(value).rows == GraphValue::kBatch && ValueOf(value).columns == columns) return;
-  throw ShapeError(Message({layerType, ": its graph's ", what, " is ", ShapeText(ValueOf(value)),
+/// "'blocks.0' (TransformerBlock)"; of the network itself its type alone.
+template <std::floating_point T>
+std::string GraphRecorder<T>::Here() const {
+  return place_.path.empty() ? place_.layerType : Message({"'", place_.path, "' (", place_.layerType, ")"});
+}
+
+template <std::floating_point T>
+std::string GraphRecorder<T>::NameHere(std::string_view name) const {
+  return place_.path.empty() ? std::string(name) : Message({place_.path, ".", name});
+}
+
+template <std::floating_point T>
+void GraphRecorder<T>::RequireShape(const char* what, ValueId value, Index columns) const {
+  if (IsBatch(value) && ValueOf(value).columns == columns) return;
+  throw ShapeError(Message({Here(), ": its graph's ", what, " is ", ShapeText(ValueOf(value)),
                             ", expected [batch x ", columns, "]"}));
 }
 
-NOLA_DEFINITION std::string GraphStructureRecorder::Enter(const void* layer, std::string_view layerType,
-                                                          ValueId input, Index inputSize) {
-  AreValues({input});
-  RequireShape(layerType, "input", input, inputSize);
-  std::string outer = place_;
+template <std::floating_point T>
+GraphPlace GraphRecorder<T>::Enter(const void* layer, std::string_view layerType, ValueId input,
+                                   Index inputSize) {
+  GraphPlace outer = place_;
   const auto found = places_.find(layer);
-  if (found != places_.end()) place_ = found->second;  // a layer of a composite's wiring has no path
-  undescribedBefore_.push_back(undescribed_.size());
+  if (found != places_.end()) place_.path = found->second.path;  // one of a composite's wiring has no path
+  place_.layerType = layerType;
+  RequireShape("input", input, inputSize);
   return outer;
 }
 
-NOLA_DEFINITION void GraphStructureRecorder::Leave(std::string place, ValueId output,
-                                                   std::string_view layerType, Index outputSize) {
-  if (AreValues({output})) {
-    RequireShape(layerType, "output", output, outputSize);
-  } else if (undescribedBefore_.back() == undescribed_.size()) {
-    undescribed_.push_back(Message({"'", place_, "' (", layerType, ")"}));
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Leave(GraphPlace outer, ValueId output, Index outputSize) {
+  if (output) {
+    RequireShape("output", output, outputSize);
+  } else {
+    undescribed_.push_back(Here());
+    output = AddValue(NameHere("?"), GraphValue::kBatch, outputSize);  // to see what else is missing
   }
-  undescribedBefore_.pop_back();
-  place_ = std::move(place);
+  place_ = std::move(outer);
+  return output;
 }
 
-NOLA_DEFINITION bool GraphStructureRecorder::AreValues(std::initializer_list<ValueId> values) const {
+template <std::floating_point T>
+bool GraphRecorder<T>::AreValues(std::initializer_list<ValueId> values) const {
   bool all = true;
   for (const ValueId value : values) {
     if (value.number >= static_cast<int>(values_.size())) {
-      throw ConfigError(Message({"'", place_, "': value ", value.number, " is not of this graph"}));
+      throw ConfigError(Message({Here(), ": value ", value.number, " is not of this graph"}));
     }
     all = all && value;
   }
   return all;
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::AddValue(std::string name, Index rows, Index columns,
-                                                         GraphNumber numbers) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Parameter(const std::shared_ptr<ParameterSlot<T>>& slot) {
+  if (!slot) throw ConfigError(Here() + ": a parameter of its graph is null");
+  for (const GraphConstant<T>& constant : constants_) {
+    if (constant.slot == slot) return constant.value;
+  }
+  const auto found = places_.find(slot.get());
+  const bool isPlaced = found != places_.end();
+  GraphConstant<T> constant{.slot = slot};
+  constant.value =
+      AddValue(isPlaced ? found->second.path : NameHere("parameter"), slot->value.rows(), slot->value.cols());
+  constant.isFrozen = !slot->trainable || (isPlaced && found->second.isFrozen);
+  constants_.push_back(std::move(constant));
+  return constants_.back().value;
+}
+
+template <std::floating_point T>
+ValueId GraphRecorder<T>::AddMade(std::string_view name, Index rows, Index columns,
+                                  void (*make)(const void* body, Tensor<T>& numbers), const void* body,
+                                  bool isFactor) {
+  auto numbers = std::make_shared<Tensor<T>>();
+  if (!isTrial_) {
+    numbers->resize(rows, columns);
+    make(body, *numbers);
+  }
+  const bool isRight = isTrial_ || (numbers->rows() == rows && numbers->cols() == columns);
+  if (rows < 1 || columns < 1 || !isRight) {
+    throw ShapeError(Message({Here(), ": '", name, "' was made [", numbers->rows(), " x ", numbers->cols(),
+                              "], said to be [", rows, " x ", columns, "], expected at least [1 x 1]"}));
+  }
+  GraphConstant<T> constant{.made = std::move(numbers), .isFactor = isFactor};
+  constant.value = AddValue(NameHere(name), rows, columns);
+  constants_.push_back(std::move(constant));
+  return constants_.back().value;
+}
+
+template <std::floating_point T>
+ValueId GraphRecorder<T>::AddValue(std::string name, Index rows, Index columns, GraphNumber numbers) {
   std::string unique = name;
   for (int count = names_[name]++; count > 0 && names_.contains(unique); ++count) {
     unique = Message({name, "_", count});
@@ -70,35 +122,37 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::AddValue(std::string name, Index
   return {static_cast<int>(values_.size()) - 1};
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::AddNode(GraphNode node, Index rows, Index columns,
-                                                        GraphNumber numbers) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::AddNode(GraphNode node, Index rows, Index columns, GraphNumber numbers) {
   for (const ValueId operand : node.operands) inputIsUsed_ = inputIsUsed_ || operand == input_;
   const char* const operation = GraphOperationName(node.operation);
-  node.place = place_;
-  node.result = AddValue(place_.empty() ? operation : place_ + "." + operation, rows, columns, numbers);
+  node.place = place_.path;
+  node.result = AddValue(NameHere(operation), rows, columns, numbers);
   nodes_.push_back(std::move(node));
   return nodes_.back().result;
 }
 
-NOLA_DEFINITION void GraphStructureRecorder::Require(bool condition, GraphOperation operation,
-                                                     std::initializer_list<ValueId> operands) const {
+template <std::floating_point T>
+void GraphRecorder<T>::Require(bool condition, GraphOperation operation,
+                               std::initializer_list<ValueId> operands) const {
   if (condition) return;
   std::string shapes;
   for (const ValueId operand : operands) {
     shapes += (shapes.empty() ? "" : ", ") + ShapeText(ValueOf(operand));
   }
-  throw ShapeError(
-      Message({"'", place_, "': operands ", shapes, " do not fit ", GraphOperationName(operation)}));
+  throw ShapeError(Message({Here(), ": operands ", shapes, " do not fit ", GraphOperationName(operation)}));
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::Real(ValueId value) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Real(ValueId value) {
   if (ValueOf(value).numbers == GraphNumber::real) return value;
   return AddNode({.operation = GraphOperation::toReal, .operands = {value}}, ValueOf(value).rows,
                  ValueOf(value).columns);
 }
 
 /// The network's input becomes one of indices if that is the first thing asked of it.
-NOLA_DEFINITION ValueId GraphStructureRecorder::Indices(ValueId value) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Indices(ValueId value) {
   if (ValueOf(value).numbers == GraphNumber::index) return value;
   if (value == input_ && !inputIsUsed_) {
     values_[static_cast<std::size_t>(value.number)].numbers = GraphNumber::index;
@@ -108,7 +162,8 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::Indices(ValueId value) {
                  ValueOf(value).columns, GraphNumber::index);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::MatMul(ValueId x, ValueId w, bool transposesRight) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::MatMul(ValueId x, ValueId w, bool transposesRight) {
   if (!AreValues({x, w})) return {};
   x = Real(x);
   const GraphValue& right = ValueOf(w);
@@ -120,7 +175,8 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::MatMul(ValueId x, ValueId w, boo
       ValueOf(x).rows, transposesRight ? right.rows : right.columns);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::Combine(GraphOperation operation, ValueId x, ValueId y) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Combine(GraphOperation operation, ValueId x, ValueId y) {
   if (!AreValues({x, y})) return {};
   x = Real(x);
   y = Real(y);
@@ -136,7 +192,8 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::Combine(GraphOperation operation
   return AddNode({.operation = operation, .operands = {x, y}}, ValueOf(x).rows, ValueOf(x).columns);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::Activation(GraphOperation operation, ValueId x) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Activation(GraphOperation operation, ValueId x) {
   switch (operation) {
     case GraphOperation::relu:
     case GraphOperation::gelu:
@@ -146,15 +203,15 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::Activation(GraphOperation operat
     case GraphOperation::softmax:
       break;
     default:
-      throw ConfigError(Message({"'", place_, "': ", GraphOperationName(operation), " is no activation"}));
+      throw ConfigError(Message({Here(), ": ", GraphOperationName(operation), " is no activation"}));
   }
   if (!AreValues({x})) return {};
   x = Real(x);
   return AddNode({.operation = operation, .operands = {x}}, ValueOf(x).rows, ValueOf(x).columns);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::LayerNormalization(ValueId x, ValueId weight, ValueId bias,
-                                                                   double epsilon) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::LayerNormalization(ValueId x, ValueId weight, ValueId bias, double epsilon) {
   if (!AreValues({x, weight, bias})) return {};
   x = Real(x);
   for (const ValueId scale : {weight, bias}) {
@@ -166,7 +223,8 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::LayerNormalization(ValueId x, Va
       ValueOf(x).rows, ValueOf(x).columns);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::Gather(ValueId indices, ValueId table) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Gather(ValueId indices, ValueId table) {
   if (!AreValues({indices, table})) return {};
   indices = Indices(indices);
   Require(ValueOf(table).rows != GraphValue::kBatch && ValueOf(indices).columns == 1, GraphOperation::gather,
@@ -175,7 +233,8 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::Gather(ValueId indices, ValueId 
                  ValueOf(table).columns);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::GatherSum(ValueId indices, ValueId table, bool takesMean) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::GatherSum(ValueId indices, ValueId table, bool takesMean) {
   if (!AreValues({indices, table})) return {};
   indices = Indices(indices);
   Require(ValueOf(table).rows != GraphValue::kBatch, GraphOperation::gatherSum, {indices, table});
@@ -184,8 +243,10 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::GatherSum(ValueId indices, Value
       ValueOf(indices).rows, ValueOf(table).columns);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::SequencePositions(ValueId x) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::SequencePositions(ValueId x) {
   if (!AreValues({x})) return {};
+  Require(IsBatch(x), GraphOperation::sequencePositions, {x});
   const bool wasUsed = inputIsUsed_;  // its numbers are not
   const ValueId positions = AddNode({.operation = GraphOperation::sequencePositions, .operands = {x}},
                                     ValueOf(x).rows, 1, GraphNumber::index);
@@ -193,7 +254,8 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::SequencePositions(ValueId x) {
   return positions;
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::SelectColumns(ValueId x, Index first, Index count) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::SelectColumns(ValueId x, Index first, Index count) {
   if (!AreValues({x})) return {};
   x = Real(x);
   Require(first >= 0 && count >= 1 && first <= ValueOf(x).columns - count, GraphOperation::selectColumns,
@@ -202,7 +264,8 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::SelectColumns(ValueId x, Index f
                  ValueOf(x).rows, count);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::PlaceColumns(ValueId x, Index first, Index columns) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::PlaceColumns(ValueId x, Index first, Index columns) {
   if (!AreValues({x})) return {};
   x = Real(x);
   Require(first >= 0 && first <= columns - ValueOf(x).columns, GraphOperation::placeColumns, {x});
@@ -210,16 +273,20 @@ NOLA_DEFINITION ValueId GraphStructureRecorder::PlaceColumns(ValueId x, Index fi
                  ValueOf(x).rows, columns);
 }
 
-NOLA_DEFINITION ValueId GraphStructureRecorder::Attention(ValueId queries, ValueId keys, ValueId values,
-                                                          Index heads, double scale, bool isCausal) {
+template <std::floating_point T>
+ValueId GraphRecorder<T>::Attention(ValueId queries, ValueId keys, ValueId values, Index heads, double scale,
+                                    bool isCausal) {
   if (!AreValues({queries, keys, values})) return {};
   queries = Real(queries);
   keys = Real(keys);
   values = Real(values);
   const Index columns = ValueOf(queries).columns;
-  Require(heads >= 1 && columns % heads == 0 && ValueOf(keys).columns == columns &&
-              ValueOf(values).columns == columns,
+  Require(IsBatch(queries) && IsBatch(keys) && IsBatch(values) && heads >= 1 && columns % heads == 0 &&
+              ValueOf(keys).columns == columns && ValueOf(values).columns == columns,
           GraphOperation::attention, {queries, keys, values});
+  if (!(scale > 0 && std::isfinite(scale))) {
+    throw ConfigError(Message({Here(), ": attention of scale ", scale, ", expected above 0"}));
+  }
   return AddNode({.operation = GraphOperation::attention,
                   .operands = {queries, keys, values},
                   .isCausal = isCausal,

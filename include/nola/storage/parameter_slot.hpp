@@ -39,8 +39,8 @@ struct ParameterSlot {
   /// Renewed by whoever writes to the value: who derives something from it compares versions, not values. Two
   /// slots have one version only if they have one value.
   std::atomic<std::uint64_t> version = detail::NextVersion();
-  /// Whether clones share it.
-  std::atomic<bool> isShared = false;
+  /// Whether clones or compiled networks share it: before it trains, its layer takes a slot of its own.
+  mutable std::atomic<bool> isShared = false;
   /// Whether a list has lent the value's memory to be written to: ParametersChanged() then raises the
   /// version.
   std::atomic<bool> isLent = false;

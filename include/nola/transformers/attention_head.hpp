@@ -21,8 +21,7 @@ using ConstHeadMap = Eigen::Map<const Tensor<T>, Eigen::Unaligned, Eigen::OuterS
 inline constexpr Index kQueryTile = 64;
 
 /// Room for the scores of one tile, kept warm between calls. Each row begins at a whole register, so that
-/// Eigen takes its sum in one order wherever in the tile it is: one token's bits are those of its whole
-/// sequence.
+/// Eigen takes its sum in one order wherever in the tile it is.
 template <std::floating_point T>
 struct AttentionScratch {
   Vector<T> scores;

@@ -1,6 +1,7 @@
 // Attention over the sequences of a batch, with the caches that hold the tokens before them.
 #pragma once
 
+#include <algorithm>
 #include <string_view>
 #include <vector>
 
@@ -87,11 +88,12 @@ class SequenceAttention {
               Index stride, T* logSums, bool lastRowsOnly = false) const {
     for (const AttendedRows<T>& sequence : sequences) {
       if (sequence.cached == nullptr) continue;
+      sequence.cached->rows = sequence.before + sequence.rows;
+      if (sequence.rows == 0) continue;
       sequence.cached->keys.middleRows(sequence.before, sequence.rows) =
           input.keys.middleRows(sequence.first, sequence.rows);
       sequence.cached->values.middleRows(sequence.before, sequence.rows) =
           input.values.middleRows(sequence.first, sequence.rows);
-      sequence.cached->rows = sequence.before + sequence.rows;
     }
     ForEachHead(sequences, [&](Index head, std::size_t place) {
       const AttendedRows<T>& sequence = sequences[place];
@@ -103,6 +105,9 @@ class SequenceAttention {
       };
       const auto* const cached = sequence.cached;
       const Index queries = lastRowsOnly ? 1 : sequence.rows;
+      if (cached != nullptr) {  // room for as long as the sequence may grow, so that it is made once
+        AttentionScratch<T>::Tile(scratch->scores, std::min(queries, kQueryTile), cached->keys.rows());
+      }
       AttendHead<T>(Head(input.queries, head, sequence.first + sequence.rows - queries, queries),
                     read(input.keys, cached != nullptr ? &cached->keys : nullptr),
                     read(input.values, cached != nullptr ? &cached->values : nullptr), Scale(),

@@ -39,12 +39,12 @@ void ForEachSequence(std::string_view asker, const Pass& pass, Index rows, const
 /// of each sequence is asked for. An empty plan is no sequence here.
 inline void CheckLastRows(std::string_view asker, const RowPlan& plan, Index rows) {
   if (plan.RowCount() != rows) {
-    throw ShapeError(Message({asker, ": ", rows, " tokens, and a RowPlan of ", plan.RowCount(), " rows"}));
+    throw ShapeError(Message({asker, ": ", rows, " rows, and a RowPlan of ", plan.RowCount(), " rows"}));
   }
   for (const SequenceRows& sequence : plan.sequences) {
     if (sequence.rows >= 1) continue;
     throw ShapeError(
-        Message({asker, ": a sequence of ", sequence.rows, " tokens in the RowPlan, expected at least 1"}));
+        Message({asker, ": a sequence of ", sequence.rows, " rows in the RowPlan, expected at least 1"}));
   }
 }
 

@@ -4,19 +4,26 @@ namespace nola {
 
 namespace detail {
 
-/// The paths of all layers and of their parameters' slots, by address.
+/// The places of all layers and of their parameters' slots.
 template <std::floating_point T>
-void AddPlaces(const ILayer<T>& layer, const std::string& path, std::map<const void*, std::string>& places) {
-  places.emplace(&layer, path);
+void AddPlaces(const ILayer<T>& layer, const std::string& path, bool isFrozen,
+               typename GraphRecorder<T>::Places& places) {
+  const auto add = [&](const void* object, const std::string& place) {
+    const auto [found, isNew] = places.emplace(object, PlacedObject{place, isFrozen});
+    if (!isNew) found->second.isFrozen = found->second.isFrozen && isFrozen;
+  };
+  add(&layer, path);
   const std::string prefix = path.empty() ? "" : path + ".";
-  for (const NamedSlot<T>& own : layer.OwnParameters()) places.emplace(own.slot.get(), prefix + own.name);
-  for (const NamedLayer<T>& child : layer.Children()) AddPlaces(*child.layer, prefix + child.name, places);
+  for (const NamedSlot<T>& own : layer.OwnParameters()) add(own.slot.get(), prefix + own.name);
+  for (const NamedLayer<T>& child : layer.Children()) {
+    AddPlaces(*child.layer, prefix + child.name, isFrozen || child.isFrozen, places);
+  }
 }
 
 template <std::floating_point T>
 GraphRecorder<T> RecorderFor(const ILayer<T>& network, const GraphOptions& options, bool isTrial) {
-  std::map<const void*, std::string> places;
-  AddPlaces(network, "", places);
+  typename GraphRecorder<T>::Places places;
+  AddPlaces(network, "", false, places);
   return {network.InputSize(), options, std::move(places), isTrial};
 }
 
@@ -38,18 +45,17 @@ ValueId ILayer<T>::Describe(GraphBuilder<T>& graph, ValueId input) const {
 template <std::floating_point T>
 ValueId ILayer<T>::AddToGraph(GraphBuilder<T>& graph, ValueId input) const {
   if (!input) return {};
-  const std::string type = LayerType();
-  std::string outer = graph.Enter(this, type, input, InputSize());
+  GraphPlace outer = graph.Enter(this, LayerType(), input, InputSize());
   const ValueId output = Describe(graph, input);
-  graph.Leave(std::move(outer), output, type, OutputSize());
-  return output;
+  return graph.Leave(std::move(outer), output, OutputSize());
 }
 
 template <std::floating_point T>
 bool IJitCompilable<T>::SupportsJitCompilation() const {
   const auto& network = static_cast<const ILayer<T>&>(*this);
   detail::GraphRecorder<T> graph = detail::RecorderFor(network, {}, true);
-  return static_cast<bool>(network.AddToGraph(graph, graph.Input()));
+  network.AddToGraph(graph, graph.Input());
+  return graph.Undescribed().empty();
 }
 
 template <std::floating_point T>
@@ -57,15 +63,14 @@ Graph<T> IJitCompilable<T>::ExportComputationGraph(const GraphOptions& options) 
   const auto& network = static_cast<const ILayer<T>&>(*this);
   detail::GraphRecorder<T> graph = detail::RecorderFor(network, options, false);
   const ValueId output = network.AddToGraph(graph, graph.Input());
-  if (!output) {
+  if (!graph.Undescribed().empty()) {
     std::string places;
     for (const std::string& place : graph.Undescribed()) places += (places.empty() ? "" : ", ") + place;
-    throw UnsupportedError(network.LayerType() +
-                           ": no graph, since these layers do not say what they "
-                           "compute: " +
-                           places + "; a layer says it in Describe");
+    throw UnsupportedError(
+        Message({network.LayerType(), ": no graph, since these layers do not say what they compute: ", places,
+                 "; a layer says it in Describe"}));
   }
-  return graph.Finish(output);
+  return std::move(graph).Finish(output);
 }
 
 }  // namespace nola

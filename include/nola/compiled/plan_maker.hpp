@@ -1,30 +1,21 @@
-// The definition of LayOut: nodes become steps, neighbours are fused, values get their places.
+// PlanMaker: nodes become steps, neighbours are fused, values get their places.
+#pragma once
 
 #include <algorithm>
 #include <limits>
+#include <utility>
+#include <vector>
+
+#include "nola/compiled/plan.hpp"
 
 namespace nola::detail {
 
-NOLA_DEFINITION bool IsElementwise(GraphOperation operation) {
-  switch (operation) {
-    case GraphOperation::add:
-    case GraphOperation::multiply:
-    case GraphOperation::relu:
-    case GraphOperation::gelu:
-    case GraphOperation::geluTanh:
-    case GraphOperation::sigmoid:
-    case GraphOperation::tanh:
-    case GraphOperation::softmax:
-      return true;
-    default:
-      return false;
-  }
-}
-
-/// Makes the layout of one graph.
+/// Makes the layout of one graph. A template only so that who makes no plan compiles none of it.
+template <class Structure>
 class PlanMaker {
  public:
-  PlanMaker(const GraphStructure& graph, const std::vector<bool>& isConstant)
+  /// @param isConstant  of each value: whether its numbers are known.
+  PlanMaker(const Structure& graph, const std::vector<bool>& isConstant)
       : graph_(graph), isConstant_(isConstant), values_(graph.Values().size()) {}
 
   PlanLayout Make() {
@@ -88,10 +79,8 @@ class PlanMaker {
   }
 
   PlanFinish::Repeats RepeatsOf(ValueId operand, ValueId result) const {
-    const GraphValue& value = graph_.Value(operand);
-    if (value.rows != 1) return PlanFinish::Repeats::nothing;
-    if (value.columns == graph_.Value(result).columns) return PlanFinish::Repeats::row;
-    return PlanFinish::Repeats::number;
+    return detail::RepeatsOf(graph_.Value(operand).rows, graph_.Value(operand).columns,
+                             graph_.Value(result).columns);
   }
 
   /// Whether a step that computes a value may go on with another: nobody else wants the value itself.
@@ -295,7 +284,7 @@ class PlanMaker {
     std::erase_if(plan_.crossing, [&](const PlanPlace& place) { return place.IsSameAs(gathered); });
   }
 
-  const GraphStructure& graph_;
+  const Structure& graph_;
   const std::vector<bool>& isConstant_;
   std::vector<Value> values_;
   std::vector<Draft> drafts_;
@@ -304,9 +293,5 @@ class PlanMaker {
   bool outputIsCopied_ = false;
   PlanLayout plan_;
 };
-
-NOLA_DEFINITION PlanLayout LayOut(const GraphStructure& graph, const std::vector<bool>& isConstant) {
-  return PlanMaker(graph, isConstant).Make();
-}
 
 }  // namespace nola::detail
