@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -298,7 +299,7 @@ TEST_CASE("a compiled network allocates nothing once warm, with caches and for t
       compiled.Infer(tokens, output, rows);
       compiled.Infer(tokens.topRows(7), part);
       cache.SetLength(0);
-      for (int i = 0; i < 5; ++i) {
+      for (int i = 0; i < 25; ++i) {
         one.sequences.clear();
         one.sequences.push_back({1, cache.Length(), &cache});
         compiled.InferNext(next, one, logits);
@@ -307,6 +308,29 @@ TEST_CASE("a compiled network allocates nothing once warm, with caches and for t
     run();
     REQUIRE(AllocationsOf(run) == 0);
   }
+}
+
+TEST_CASE(
+    "a compiled network whose last rows come from the input allocates nothing for other numbers of them") {
+  const nola::CompiledNetwork<float> compiled = nola::Compile<float>(DenseLayer<float>(6, 6));
+  const Tensor<float> input = RandomTensor<float>(12, 6, 1);
+  const std::array plans{nola::RowPlan::OfLength(4, 12), nola::RowPlan::OfLength(6, 12)};
+  std::array<Tensor<float>, 2> outputs;
+  const auto run = [&] {
+    for (std::size_t i = 0; i < plans.size(); ++i) compiled.InferNext(input, plans[i], outputs[i]);
+  };
+  run();
+  REQUIRE(AllocationsOf(run) == 0);
+}
+
+TEST_CASE("a base that is frozen by its edge is shared by a compiled branch, not copied") {
+  if (!test::kCountsAllocations) return;
+  const LoRAAdapter<float> adapter(std::make_shared<DenseLayer<float>>(500, 500), 2);
+  std::optional<nola::CompiledNetwork<float>> compiled;
+  const auto compile = [&] {
+    compiled.emplace(nola::Compile<float>(adapter, {.adapters = nola::GraphAdapters::branch}));
+  };
+  REQUIRE(BytesKeptBy(compile) < 100000);
 }
 
 TEST_CASE("inference keeps no more memory than the threads that ran at once need") {

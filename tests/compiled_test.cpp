@@ -296,6 +296,76 @@ TEST_CASE("a compiled network stays as it was while the network trains on") {
   }
 }
 
+TEST_CASE("a frozen layer that is thawed trains numbers of its own, not the compiled network's") {
+  const auto layer = New<nola::DenseLayer<float>>(6, 6);
+  layer->SetTrainable(false);
+  const Tensor<float> input = RandomTensor<float>(5, 6, 1);
+  const nola::CompiledNetwork<float> compiled = nola::Compile<float>(*layer);
+  const Tensor<float> before = compiled.Infer(input);
+  layer->SetTrainable(true);
+  test::RandomizeParameters<float>(*layer, 3);
+  REQUIRE(SameBits(compiled.Infer(input), before));
+  REQUIRE_FALSE(SameBits(layer->Infer(input), before));
+}
+
+TEST_CASE("a plan is checked as a whole, whatever the layers are, before a cache has changed") {
+  const nola::CompiledNetwork<float> compiled = nola::Compile<float>(nola::DenseLayer<float>(4, 2));
+  const Tensor<float> input = RandomTensor<float>(3, 4, 1);
+  nola::KeyValueCache<float> a(8);
+  nola::KeyValueCache<float> b(8);
+  REQUIRE_THROWS_AS(compiled.Infer(input, RowPlan::OfLength(5, 5)), nola::ShapeError);
+  REQUIRE_THROWS_AS(compiled.Infer(input, RowPlan{{{2, 0, &a}, {1, 8, &b}}}), nola::ShapeError);
+  REQUIRE_THROWS_AS(compiled.InferNext(input, RowPlan{{{3, -3}}}), nola::ShapeError);
+  REQUIRE(a.Length() == 0);
+
+  // Going back to an earlier token by a batch without rows, as with the layers.
+  const nola::CausalSelfAttention<float> attention(4, 2);
+  const nola::CompiledNetwork<float> attends = nola::Compile<float>(attention);
+  const Tensor<float> tokens = RandomTensor<float>(5, 4, 1);
+  attends.Infer(tokens, RowPlan{{{5, 0, &a}}});
+  attends.Infer(Tensor<float>(0, 4), RowPlan{{{0, 3, &a}}});
+  REQUIRE(a.Length() == 3);
+  REQUIRE_THROWS_AS(attends.Infer(tokens, RowPlan{{{5, 5, &a}}}), nola::Error);
+}
+
+TEST_CASE("a compiled list of indices is summed in its order, and a wrong index is refused") {
+  class Bag final : public nola::LayerBase<float> {
+   public:
+    explicit Bag(bool mean) : nola::LayerBase<float>(3, 2), mean_(mean) {
+      AddParameter("weight", RandomTensor<float>(4, 2, 1));
+    }
+    std::string LayerType() const override { return "Bag"; }
+    std::shared_ptr<nola::ILayer<float>> Clone() const override { return New<Bag>(*this); }
+
+   protected:
+    void ComputeForward(const nola::TensorRef<float>&, Tensor<float>&, const Pass&) override {}
+    void ComputeBackward(const nola::TensorRef<float>&, Tensor<float>&, nola::Gradients) override {}
+    void ComputeInference(const nola::TensorRef<float>&, Tensor<float>&, const Pass&) const override {}
+    nola::ValueId Describe(nola::GraphBuilder<float>& graph, nola::ValueId input) const override {
+      return graph.GatherSum(input, graph.Parameter(Slot(0)), mean_);
+    }
+    void ForgetForward() override {}
+
+   private:
+    bool mean_;
+  };
+  Tensor<float> lists(3, 3);
+  lists << 2, -1, 0, -1, -1, -1, 3, 3, 1;
+  for (const bool mean : {false, true}) {
+    const Bag bag(mean);
+    const Tensor<float> table = *bag.TryGetParameter("weight");
+    Tensor<float> expected = Tensor<float>::Zero(3, 2);
+    expected.row(0) = (table.row(2) + table.row(0)) / (mean ? 2.0F : 1.0F);
+    expected.row(2) = (table.row(3) + table.row(3) + table.row(1)) / (mean ? 3.0F : 1.0F);
+    const auto compiled = nola::Compile<float>(bag);
+    REQUIRE(test::RelativeError(compiled.Infer(lists), expected) < test::Rounding<float>());
+    Tensor<float> wrong = lists;
+    wrong(1, 1) = 4;
+    REQUIRE(ErrorOf<nola::ShapeError>([&] { compiled.Infer(wrong); }).find("index 4 in row 1") !=
+            std::string::npos);
+  }
+}
+
 TEST_CASE("a compiled network outlives its network") {
   auto network = New<nola::Sequential<float>>(New<nola::DenseLayer<float>>(3, 3), New<nola::ReLU<float>>(3));
   network->SetTrainable(false);
@@ -393,7 +463,7 @@ TEST_CASE("a layer of one's own takes part, and what is computed from constants 
   RequireSame<float>(network, RandomTensor<float>(20, 6, 3), false);
   const std::string plan = nola::Compile<float>(network).ToText();
   REQUIRE(plan.find("left") == std::string::npos);
-  REQUIRE(plan.find("MatMul(input, layer.Multiply)") != std::string::npos);
+  REQUIRE(plan.find("MatMul(input[0:3], layer.Multiply)") != std::string::npos);
 }
 
 TEST_CASE("long double compiles too") {

@@ -131,6 +131,17 @@ TEST_CASE("a layer that does not say what it computes is named by its path") {
   REQUIRE(error.find("'relu.1.probe' (ProbeLayer)") != std::string::npos);
   REQUIRE(error.find("fc1") == std::string::npos);
   REQUIRE(ErrorOf<nola::UnsupportedError>([&] { nola::Compile<float>(*network); }) == error);
+
+  // All of them, also one after the other; and a network that is one itself.
+  nola::Sequential<float> chain;
+  chain.Emplace<test::ProbeLayer<float>>("a", 4).Emplace<nola::ReLU<float>>("b", 4);
+  chain.Emplace<test::ProbeLayer<float>>("c", 4);
+  REQUIRE(ErrorOf<nola::UnsupportedError>([&] {
+            chain.ExportComputationGraph();
+          }).find("'a' (ProbeLayer), 'c' (ProbeLayer)") != std::string::npos);
+  REQUIRE(ErrorOf<nola::UnsupportedError>([] {
+            test::ProbeLayer<float>(3).ExportComputationGraph();
+          }).find("compute: ProbeLayer;") != std::string::npos);
 }
 
 TEST_CASE("a linear layer is described by what AsLinear gives") {
@@ -186,12 +197,30 @@ TEST_CASE("a description that does not fit the layer is refused with its name") 
   REQUIRE(refused(3, 3, [](auto& graph, auto input) { return graph.PlaceColumns(input, 1, 3); }) != "");
   REQUIRE(refused(3, 3, [](auto& graph, auto input) {
             return graph.Attention(input, input, input, 2, 1, true);
+          }).find("Said: operands [batch x 3]") != std::string::npos);
+  REQUIRE(refused(3, 3, [&](auto& graph, auto input) {
+            const auto keys = zeros(graph, 1, 3);
+            return graph.Attention(input, keys, keys, 1, 1, true);
           }) != "");
+  REQUIRE(refused(3, 3, [&](auto& graph, auto input) {
+            return graph.Add(input, graph.Made("m", 1, 3, [](Tensor<float>& m) { m.setZero(2, 3); }));
+          }) != "");
+  REQUIRE(refused(3, 3, [&](auto& graph, auto input) { return graph.MatMul(input, zeros(graph, 3, 0)); }) !=
+          "");
   REQUIRE(refused(3, 3, [&](auto& graph, auto input) {
             return graph.LayerNormalization(input, zeros(graph, 1, 3), zeros(graph, 1, 1), 1);
           }) != "");
   REQUIRE(refused(3, 3, [&](auto& graph, auto input) { return graph.Gather(input, zeros(graph, 4, 3)); }) !=
           "");
+}
+
+TEST_CASE("values twice in one node, and names with quotes, are told apart in text and drawing") {
+  nola::Sequential<float> network;
+  network.Add("say \"x\"", std::make_shared<nola::Sum<float>>(std::make_shared<nola::Identity<float>>(2),
+                                                              std::make_shared<nola::Identity<float>>(2)));
+  const auto graph = network.ExportComputationGraph();
+  REQUIRE(graph.ToText().find("Add(%input, %input)") != std::string::npos);
+  REQUIRE(graph.ToDot().find("say \\\"x\\\"") != std::string::npos);
 }
 
 TEST_CASE("names are unique, and looking whether a graph can be had makes no numbers") {

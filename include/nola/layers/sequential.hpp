@@ -51,7 +51,7 @@ class Sequential final : public LayerBase<T> {
   /// Builds a layer in place: network.Emplace<DenseLayer<float>>("fc1", 784, 512).
   template <class Layer, class... Arguments>
   Sequential& Emplace(std::string name, Arguments&&... arguments) {
-    return Add(std::move(name), this->Shared(new Layer(std::forward<Arguments>(arguments)...)));
+    return Add(std::move(name), std::make_shared<Layer>(std::forward<Arguments>(arguments)...));
   }
 
   Index LayerCount() const { return static_cast<Index>(this->Children().size()); }
