@@ -61,7 +61,21 @@ struct PlanLayout {
 };
 
 /// Whether an operation can be the end of the step that its operand comes from.
-bool IsElementwise(GraphOperation operation);
+inline bool IsElementwise(GraphOperation operation) {
+  switch (operation) {
+    case GraphOperation::add:
+    case GraphOperation::multiply:
+    case GraphOperation::relu:
+    case GraphOperation::gelu:
+    case GraphOperation::geluTanh:
+    case GraphOperation::sigmoid:
+    case GraphOperation::tanh:
+    case GraphOperation::softmax:
+      return true;
+    default:
+      return false;
+  }
+}
 
 /// How an operand of a finish stands to the step's result.
 inline PlanFinish::Repeats RepeatsOf(Index rows, Index columns, Index resultColumns) {
@@ -70,10 +84,9 @@ inline PlanFinish::Repeats RepeatsOf(Index rows, Index columns, Index resultColu
 }
 
 /// One line a step: "buffer 0 = MatMul(input, fc1.weight) + fc1.bias, ReLU".
-std::string PlanText(const PlanLayout& plan);
+template <class Layout>
+std::string PlanText(const Layout& plan);
 
 }  // namespace nola::detail
 
-#ifdef NOLA_DEFINITIONS_HERE
 #include "nola/compiled/plan_text.inl"
-#endif

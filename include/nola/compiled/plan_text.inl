@@ -1,26 +1,11 @@
-// The definitions of what is said about plans.
+// The definition of PlanText.
 
 #include "nola/core/text.hpp"
 
 namespace nola::detail {
 
-NOLA_DEFINITION bool IsElementwise(GraphOperation operation) {
-  switch (operation) {
-    case GraphOperation::add:
-    case GraphOperation::multiply:
-    case GraphOperation::relu:
-    case GraphOperation::gelu:
-    case GraphOperation::geluTanh:
-    case GraphOperation::sigmoid:
-    case GraphOperation::tanh:
-    case GraphOperation::softmax:
-      return true;
-    default:
-      return false;
-  }
-}
-
-NOLA_DEFINITION std::string PlanText(const PlanLayout& plan) {
+template <class Layout>
+std::string PlanText(const Layout& plan) {
   const auto whole = [&plan](const PlanPlace& place) -> std::string {
     switch (place.kind) {
       case PlanPlace::Kind::input:

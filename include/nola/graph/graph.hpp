@@ -81,8 +81,6 @@ namespace detail {
 
 /// "[batch x 512]"
 std::string ShapeText(const GraphValue& value);
-/// "LayerNormalization epsilon 1e-05": the operation and its attributes.
-std::string NodeText(const GraphNode& node);
 
 template <std::floating_point T>
 class GraphRecorder;
@@ -103,20 +101,11 @@ class GraphStructure {
   ValueId Input() const { return input_; }
   ValueId Output() const { return output_; }
 
-  /// Input, constants and nodes, each on a line of its own:
-  ///     %fc1.MatMul [batch x 512] = MatMul(%input, %fc1.weight)
-  std::string ToText() const;
-  /// The same for Graphviz: `dot -Tsvg` draws it.
-  std::string ToDot() const;
-
  protected:
   std::vector<GraphValue> values_;
   std::vector<GraphNode> nodes_;
   ValueId input_;
   ValueId output_;
-
- private:
-  std::vector<bool> ComputedValues() const;
 };
 
 /// The numbers of a constant: a parameter's slot, which the graph shares, or a matrix made for the graph.
@@ -148,6 +137,12 @@ class Graph final : public GraphStructure {
     return nullptr;
   }
 
+  /// Input, constants and nodes, each on a line of its own:
+  ///     %fc1.MatMul [batch x 512] = MatMul(%input, %fc1.weight)
+  std::string ToText() const;
+  /// The same for Graphviz: `dot -Tsvg` draws it.
+  std::string ToDot() const;
+
  private:
   template <std::floating_point>
   friend class detail::GraphRecorder;
@@ -162,3 +157,5 @@ class Graph final : public GraphStructure {
 #ifdef NOLA_DEFINITIONS_HERE
 #include "nola/graph/graph.inl"
 #endif
+
+#include "nola/graph/graph_text.inl"
