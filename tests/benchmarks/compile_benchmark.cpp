@@ -41,20 +41,21 @@ Network Gpt() {
   return network;
 }
 
-/// One network four ways: layer by layer with its adapters, compiled merged, compiled with branches, and the
-/// bare base compiled.
+/// One network, layer by layer and compiled, with adapters and without. Each way has weights of its own, so
+/// that none finds in a cache what another has just read.
 struct Ways {
-  Network adapted;
+  Network adapted, bareLayers;
   nola::CompiledNetwork<float> merged, branch, bare;
 
-  Ways(const Network& base, const nola::AdapterConfig& config)
+  Ways(const nola::ILayer<float>& base, const nola::AdapterConfig& config)
       : adapted(Adapted(base, config)),
-        merged(nola::Compile<float>(*adapted)),
-        branch(nola::Compile<float>(*adapted, {.adapters = nola::GraphAdapters::branch})),
-        bare(nola::Compile<float>(*base->Clone())) {}  // no weight of it is in a cache because of another way
+        bareLayers(base.Clone()),
+        merged(nola::Compile<float>(*Adapted(base, config))),
+        branch(nola::Compile<float>(*Adapted(base, config), {.adapters = nola::GraphAdapters::branch})),
+        bare(nola::Compile<float>(*base.Clone())) {}
 
-  static Network Adapted(const Network& base, const nola::AdapterConfig& config) {
-    Network network = base->CloneSharingFrozen();
+  static Network Adapted(const nola::ILayer<float>& base, const nola::AdapterConfig& config) {
+    Network network = base.Clone();
     nola::AdaptLayers<float>(*network, config);
     Train(*network);
     return network;
@@ -76,7 +77,7 @@ void Add(const std::string& group, Race& race, const Bars& bars, double seconds,
 
 void CompareRows(const std::string& name, const Network& base, const nola::AdapterConfig& config,
                  const std::vector<Index>& batches, const Bars& bars, double seconds, Report& report) {
-  const Ways ways(base, config);
+  const Ways ways(*base, config);
   for (const Index batch : batches) {
     const Tensor<float> input = Tensor<float>::Random(batch, base->InputSize());
     Tensor<float> output;
@@ -84,7 +85,7 @@ void CompareRows(const std::string& name, const Network& base, const nola::Adapt
     race.Add("layers", [&] { ways.adapted->Infer(input, output); });
     race.Add("merged", [&] { ways.merged.Infer(input, output); });
     race.Add("branch", [&] { ways.branch.Infer(input, output); });
-    race.Add("bare layers", [&] { base->Infer(input, output); });
+    race.Add("bare layers", [&] { ways.bareLayers->Infer(input, output); });
     race.Add("bare", [&] { ways.bare.Infer(input, output); });
     Add(name + ", batch " + std::to_string(batch), race, bars, seconds, report);
   }
@@ -93,8 +94,8 @@ void CompareRows(const std::string& name, const Network& base, const nola::Adapt
 /// Whole sequences, and the next token of each with its cache half full.
 void CompareSequences(const Network& base, const nola::AdapterConfig& config, Index length,
                       const std::vector<Index>& batches, const Bars& bars, double seconds, Report& report) {
-  const Ways ways(base, config);
-  const auto& decoder = dynamic_cast<const nola::TransformerDecoder<float>&>(*base);
+  const Ways ways(*base, config);
+  const auto& decoder = dynamic_cast<const nola::TransformerDecoder<float>&>(*ways.bareLayers);
   const auto& adapted = dynamic_cast<const nola::TransformerDecoder<float>&>(*ways.adapted);
   for (const Index batch : batches) {
     const auto tokens = [](Index rows) {
@@ -108,7 +109,7 @@ void CompareSequences(const Network& base, const nola::AdapterConfig& config, In
     race.Add("layers", [&] { ways.adapted->Infer(input, output, rows); });
     race.Add("merged", [&] { ways.merged.Infer(input, output, rows); });
     race.Add("branch", [&] { ways.branch.Infer(input, output, rows); });
-    race.Add("bare layers", [&] { base->Infer(input, output, rows); });
+    race.Add("bare layers", [&] { ways.bareLayers->Infer(input, output, rows); });
     race.Add("bare", [&] { ways.bare.Infer(input, output, rows); });
     const std::string sequences = std::to_string(batch) + " of " + std::to_string(length) + " tokens";
     Add("byte GPT, " + sequences, race, bars, seconds, report);
