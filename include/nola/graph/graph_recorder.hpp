@@ -58,7 +58,8 @@ class GraphRecorder final : public GraphBuilder<T>, private GraphStructure {
                   void (*make)(const void* body, Tensor<T>& numbers), const void* body,
                   bool isFactor) override;
 
-  ValueId AddValue(std::string name, Index rows, Index columns, GraphNumber numbers = GraphNumber::real);
+  ValueId AddValue(const std::string& name, Index rows, Index columns,
+                   GraphNumber numbers = GraphNumber::real);
   ValueId AddNode(GraphNode node, Index rows, Index columns, GraphNumber numbers = GraphNumber::real);
   ValueId Real(ValueId value);
   ValueId Indices(ValueId value);

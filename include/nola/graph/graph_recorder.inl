@@ -112,7 +112,7 @@ ValueId GraphRecorder<T>::AddMade(std::string_view name, Index rows, Index colum
 }
 
 template <std::floating_point T>
-ValueId GraphRecorder<T>::AddValue(std::string name, Index rows, Index columns, GraphNumber numbers) {
+ValueId GraphRecorder<T>::AddValue(const std::string& name, Index rows, Index columns, GraphNumber numbers) {
   std::string unique = name;
   for (int count = names_[name]++; count > 0 && names_.contains(unique); ++count) {
     unique = Message({name, "_", count});

@@ -121,12 +121,13 @@ class SequenceAttention {
   /// matrices may be null, has nothing to point into.
   template <class Task>
   void ForEachHead(const std::vector<AttendedRows<T>>& sequences, const Task& task) const {
+    const Index perScore = width_ / 8 + heads_;
     double scores = 0;
     for (const AttendedRows<T>& sequence : sequences) {
       scores += static_cast<double>(sequence.rows) * static_cast<double>(sequence.before + sequence.rows);
     }
-    ParallelFor(static_cast<Index>(sequences.size()) * heads_,
-                scores * static_cast<double>(width_ / 8 + heads_), [&](Index i) {
+    ParallelFor(static_cast<Index>(sequences.size()) * heads_, scores * static_cast<double>(perScore),
+                [&](Index i) {
                   const auto place = static_cast<std::size_t>(i / heads_);
                   if (sequences[place].rows > 0) task(i % heads_, place);
                 });
