@@ -78,7 +78,7 @@ else
   threaded=$(grep -lE 'std::j?thread|std::async' tests/*_test.cpp | xargs -n 1 basename -s .cpp)
   build_some thread "kernels_test matrix_product_test ${threaded//$'\n'/ }" "${sanitizers[@]}" -DNOLA_SANITIZE=thread
 
-  step "fuzzing" bash tests/checks/fuzz.sh clang++ 60 build/fuzz
+  step "fuzzing" bash tests/checks/fuzz.sh clang++ 40 build/fuzz
 fi
 
 for log in "${closings[@]}"; do

@@ -87,7 +87,7 @@ class GraphBuilder {
   GraphBuilder() = default;
   GraphBuilder(const GraphBuilder&) = default;
   GraphBuilder& operator=(const GraphBuilder&) = delete;
-  ~GraphBuilder() = default;
+  virtual ~GraphBuilder() = default;
 
   virtual ValueId Combine(GraphOperation operation, ValueId x, ValueId y) = 0;
   virtual ValueId AddMade(std::string_view name, Index rows, Index columns,
