@@ -165,7 +165,7 @@ NOLA_ONNX_DEFINITION std::optional<OnnxStep> OnnxAttentionReader::Projection(con
       if (values_.Axes(*squeeze, 1) != Axes{0}) return std::nullopt;
       taken = values_.Producer(squeeze->inputs[0]);
     }
-    if (order != kByHead || taken == nullptr) return std::nullopt;
+    if (order != kByHead || taken == nullptr || taken->inputs.empty()) return std::nullopt;
     const auto index = squeeze != nullptr && taken->type == "Split"
                            ? SplitPart(*taken, squeeze->inputs[0], 0, 1)
                            : values_.FirstOfAxis(*taken);

@@ -47,15 +47,15 @@ inline std::optional<OnnxTriangle> ReadOnnxTriangle(const OnnxValues& values, co
     const OnnxNode* const range = values.Producer(node->inputs[1]);
     const bool isRange = range != nullptr && range->type == "Range" && range->inputs.size() == 3 &&
                          values.Scalar(range->inputs[0]) == 0.0 && values.Scalar(range->inputs[2]) == 1.0;
-    const bool isColumn = rows != nullptr && rows->type == "Unsqueeze" &&
+    const bool isColumn = rows != nullptr && rows->type == "Unsqueeze" && !rows->inputs.empty() &&
                           rows->inputs[0] == node->inputs[1] &&
                           values.Axes(*rows, 1) == std::vector<std::int64_t>{1};
     return isRange && isColumn ? std::optional(OnnxTriangle{1, 0}) : std::nullopt;
   }
   // Of these the others say where, not what.
   static const std::set<std::string> kOfOne{"Trilu", "Cast", "Identity", "Unsqueeze", "Expand", "Not"};
-  const std::size_t count = kOfOne.contains(node->type) ? 1 : node->inputs.size();
-  for (std::size_t i = 0; i < count && i < 3; ++i) {
+  const std::size_t count = std::min<std::size_t>(node->inputs.size(), kOfOne.contains(node->type) ? 1 : 3);
+  for (std::size_t i = 0; i < count; ++i) {
     const auto operand = ReadOnnxTriangle(values, node->inputs[i], depth + 1);
     if (!operand) return std::nullopt;
     operands.push_back(*operand);

@@ -140,7 +140,8 @@ NOLA_ONNX_DEFINITION std::optional<OnnxStep> ReadWrittenOutLayerNorm(const OnnxV
                                                                      const OnnxNode& node) {
   const auto meanOf = [&](const std::string& value) -> const std::string* {
     const OnnxNode* const mean = values.Producer(value);
-    if (mean == nullptr || mean->type != "ReduceMean" || OnnxValues::Integer(*mean, "keepdims", 1) == 0) {
+    if (mean == nullptr || mean->type != "ReduceMean" || mean->inputs.empty() ||
+        OnnxValues::Integer(*mean, "keepdims", 1) == 0) {
       return nullptr;
     }
     const auto axes = values.Axes(*mean, 1);
