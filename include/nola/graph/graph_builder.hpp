@@ -37,6 +37,8 @@ struct GraphPlace {
 template <std::floating_point T>
 class GraphBuilder {
  public:
+  virtual ~GraphBuilder() = default;
+
   /// The shape and kind of a value; no columns of none.
   virtual const GraphValue& ValueOf(ValueId value) const = 0;
   /// How adapters are to describe themselves.
@@ -87,7 +89,6 @@ class GraphBuilder {
   GraphBuilder() = default;
   GraphBuilder(const GraphBuilder&) = default;
   GraphBuilder& operator=(const GraphBuilder&) = delete;
-  virtual ~GraphBuilder() = default;
 
   virtual ValueId Combine(GraphOperation operation, ValueId x, ValueId y) = 0;
   virtual ValueId AddMade(std::string_view name, Index rows, Index columns,
