@@ -15,8 +15,7 @@ class OnnxAttentionReader {
   using Axes = std::vector<std::int64_t>;
 
   const OnnxNode* Made(const std::string& value, const char* type, std::size_t inputs = 1) const {
-    const OnnxNode* const node = values_.Producer(value);
-    return node != nullptr && node->type == type && node->inputs.size() >= inputs ? node : nullptr;
+    return values_.Producer(value, type, inputs, true);
   }
   const OnnxNode* Turned(const std::string& value, const Axes& order) const;
   std::string WithoutViews(std::string value) const;

@@ -43,12 +43,11 @@ inline std::optional<OnnxTriangle> ReadOnnxTriangle(const OnnxValues& values, co
   }
   if (node->type == "GreaterOrEqual" && node->inputs.size() == 2) {
     // Rows 0, 1, .. against columns 0, 1, ..
-    const OnnxNode* const rows = values.Producer(node->inputs[0]);
-    const OnnxNode* const range = values.Producer(node->inputs[1]);
-    const bool isRange = range != nullptr && range->type == "Range" && range->inputs.size() == 3 &&
-                         values.Scalar(range->inputs[0]) == 0.0 && values.Scalar(range->inputs[2]) == 1.0;
-    const bool isColumn = rows != nullptr && rows->type == "Unsqueeze" && !rows->inputs.empty() &&
-                          rows->inputs[0] == node->inputs[1] &&
+    const OnnxNode* const rows = values.Producer(node->inputs[0], "Unsqueeze", 1, true);
+    const OnnxNode* const range = values.Producer(node->inputs[1], "Range", 3);
+    const bool isRange =
+        range != nullptr && values.Scalar(range->inputs[0]) == 0.0 && values.Scalar(range->inputs[2]) == 1.0;
+    const bool isColumn = rows != nullptr && rows->inputs[0] == node->inputs[1] &&
                           values.Axes(*rows, 1) == std::vector<std::int64_t>{1};
     return isRange && isColumn ? std::optional(OnnxTriangle{1, 0}) : std::nullopt;
   }

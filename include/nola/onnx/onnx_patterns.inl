@@ -59,25 +59,18 @@ inline const std::string* OnnxOtherOperand(const OnnxValues& values, const OnnxN
   return nullptr;
 }
 
-/// The node of a type that makes a value, or null.
-inline const OnnxNode* OnnxProducerOf(const OnnxValues& values, const std::string& value, const char* type,
-                                      std::size_t inputs) {
-  const OnnxNode* const node = values.Producer(value);
-  return node != nullptr && node->type == type && node->inputs.size() == inputs ? node : nullptr;
-}
-
 /// x of 1 + erf(x / sqrt(2)) or of 1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)).
 inline std::optional<std::pair<OnnxStep::Kind, std::string>> OnnxGELUArgument(const OnnxValues& values,
                                                                               const std::string& value) {
-  const OnnxNode* const add = OnnxProducerOf(values, value, "Add", 2);
+  const OnnxNode* const add = values.Producer(value, "Add", 2);
   const std::string* const bell = add != nullptr ? OnnxOtherOperand(values, *add, 1) : nullptr;
   if (bell == nullptr) return std::nullopt;
   // Doubles may go through floats for it.
   const auto withoutCast = [&](const std::string& cast) {
-    const OnnxNode* const node = OnnxProducerOf(values, cast, "Cast", 1);
+    const OnnxNode* const node = values.Producer(cast, "Cast", 1);
     return node != nullptr ? node->inputs[0] : cast;
   };
-  if (const OnnxNode* const erf = OnnxProducerOf(values, withoutCast(*bell), "Erf", 1)) {
+  if (const OnnxNode* const erf = values.Producer(withoutCast(*bell), "Erf", 1)) {
     OnnxProduct inner;
     const std::string argument = withoutCast(erf->inputs[0]);
     const OnnxNode* const scaled = values.Producer(argument);
@@ -93,14 +86,14 @@ inline std::optional<std::pair<OnnxStep::Kind, std::string>> OnnxGELUArgument(co
     }
     return std::nullopt;
   }
-  const OnnxNode* const tanh = OnnxProducerOf(values, *bell, "Tanh", 1);
+  const OnnxNode* const tanh = values.Producer(*bell, "Tanh", 1);
   if (tanh == nullptr) return std::nullopt;
   OnnxProduct outer;
   if (!CollectOnnxFactors(values, tanh->inputs[0], "", outer) ||
       !outer.Is(std::sqrt(2 / 3.14159265358979), 1)) {
     return std::nullopt;
   }
-  const OnnxNode* const sum = OnnxProducerOf(values, outer.factors[0], "Add", 2);
+  const OnnxNode* const sum = values.Producer(outer.factors[0], "Add", 2);
   if (sum == nullptr) return std::nullopt;
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
     OnnxProduct cube;
@@ -119,7 +112,7 @@ NOLA_ONNX_DEFINITION std::optional<OnnxStep> ReadWrittenOutGELU(const OnnxValues
   for (std::size_t i = 0; i < open.size() && open.size() < 8; ++i) {
     const auto found = OnnxGELUArgument(values, open[i]);
     if (!found) {
-      const OnnxNode* const factor = OnnxProducerOf(values, open[i], "Mul", 2);
+      const OnnxNode* const factor = values.Producer(open[i], "Mul", 2);
       if (factor != nullptr) open.insert(open.end(), factor->inputs.begin(), factor->inputs.end());
       continue;
     }
@@ -139,25 +132,22 @@ NOLA_ONNX_DEFINITION std::optional<OnnxStep> ReadWrittenOutGELU(const OnnxValues
 NOLA_ONNX_DEFINITION std::optional<OnnxStep> ReadWrittenOutLayerNorm(const OnnxValues& values,
                                                                      const OnnxNode& node) {
   const auto meanOf = [&](const std::string& value) -> const std::string* {
-    const OnnxNode* const mean = values.Producer(value);
-    if (mean == nullptr || mean->type != "ReduceMean" || mean->inputs.empty() ||
-        OnnxValues::Integer(*mean, "keepdims", 1) == 0) {
-      return nullptr;
-    }
+    const OnnxNode* const mean = values.Producer(value, "ReduceMean", 1, true);
+    if (mean == nullptr || OnnxValues::Integer(*mean, "keepdims", 1) == 0) return nullptr;
     const auto axes = values.Axes(*mean, 1);
     const bool isLast =
         axes && axes->size() == 1 && values.IsLastAxis(mean->inputs[0], axes->front()) == true;
     return isLast ? &mean->inputs[0] : nullptr;
   };
   const auto centredOf = [&](const std::string& value) -> const std::string* {
-    const OnnxNode* const difference = OnnxProducerOf(values, value, "Sub", 2);
+    const OnnxNode* const difference = values.Producer(value, "Sub", 2);
     if (difference == nullptr) return nullptr;
     const std::string* const x = meanOf(difference->inputs[1]);
     return x != nullptr && *x == difference->inputs[0] ? x : nullptr;
   };
   const std::string* const x = centredOf(node.inputs[0]);
-  const OnnxNode* const root = OnnxProducerOf(values, node.inputs[1], "Sqrt", 1);
-  const OnnxNode* const sum = root != nullptr ? OnnxProducerOf(values, root->inputs[0], "Add", 2) : nullptr;
+  const OnnxNode* const root = values.Producer(node.inputs[1], "Sqrt", 1);
+  const OnnxNode* const sum = root != nullptr ? values.Producer(root->inputs[0], "Add", 2) : nullptr;
   if (x == nullptr || sum == nullptr) return std::nullopt;
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
     const auto epsilon = values.Scalar(sum->inputs[i]);

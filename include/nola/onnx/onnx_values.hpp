@@ -41,6 +41,10 @@ class OnnxValues {
   const OnnxShape* Shape(const std::string& value) const;
   /// The node that makes a value that is not given, or null.
   const OnnxNode* Producer(const std::string& value) const;
+  /// The same if it is of a type and has so many inputs, `least` or more with `orMore`; null otherwise. What
+  /// asks for a node's inputs asks so: a file may hold a node without any.
+  const OnnxNode* Producer(const std::string& value, const char* type, std::size_t least,
+                           bool orMore = false) const;
   /// Whether a value is computed of extents alone.
   bool IsExtents(const std::string& value) const { return ListOf(value) != nullptr; }
   /// Whether there is a value of this name, a constant or not.

@@ -62,6 +62,14 @@ NOLA_ONNX_DEFINITION const OnnxNode* OnnxValues::Producer(const std::string& val
   return producer != producers_.end() ? producer->second : nullptr;
 }
 
+NOLA_ONNX_DEFINITION const OnnxNode* OnnxValues::Producer(const std::string& value, const char* type,
+                                                          std::size_t least, bool orMore) const {
+  const OnnxNode* const node = Producer(value);
+  if (node == nullptr || node->type != type) return nullptr;
+  const std::size_t count = node->inputs.size();
+  return count == least || (orMore && count > least) ? node : nullptr;
+}
+
 NOLA_ONNX_DEFINITION bool OnnxValues::Has(const std::string& value) const {
   const bool isGiven = value == given_ && !given_.empty();
   if (isGiven || model_.constants.contains(value) || producers_.contains(value)) return true;
