@@ -46,6 +46,8 @@ struct PlanStep {
   bool initialIsRow = false;
   std::vector<PlanFinish> finishes = {};
   PlanPlace result = {};
+
+  bool Is(GraphOperation operation) const { return !isCopy && node.operation == operation; }
 };
 
 /// The plan without its numbers.
@@ -75,6 +77,12 @@ inline bool IsElementwise(GraphOperation operation) {
     default:
       return false;
   }
+}
+
+/// Whether an operation gives its operand's numbers, or some columns of them, where they lie.
+inline bool IsView(GraphOperation operation) {
+  return operation == GraphOperation::selectColumns || operation == GraphOperation::toIndex ||
+         operation == GraphOperation::toReal;
 }
 
 /// How an operand of a finish stands to the step's result.

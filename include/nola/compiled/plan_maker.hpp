@@ -22,7 +22,7 @@ class PlanMaker {
     for (std::size_t i = 0; i < values_.size(); ++i) values_[i].root = {static_cast<int>(i)};
     CountUses();
     for (const GraphNode& node : graph_.Nodes()) {
-      if (isConstant_[At(node.result)] || IsView(node) || Of(node.result).uses == 0) continue;
+      if (isConstant_[At(node.result)] || IsView(node.operation) || Of(node.result).uses == 0) continue;
       if (!Fuse(node)) AddStep(node);
     }
     const Value& output = Of(graph_.Output());
@@ -56,16 +56,12 @@ class PlanMaker {
   static std::size_t At(ValueId id) { return static_cast<std::size_t>(id.number); }
   Value& Of(ValueId id) { return values_[At(id)]; }
   Value& RootOf(ValueId id) { return Of(Of(id).root); }
-  static bool IsView(const GraphNode& node) {
-    return node.operation == GraphOperation::selectColumns || node.operation == GraphOperation::toIndex ||
-           node.operation == GraphOperation::toReal;
-  }
   bool IsFixed(ValueId id) const { return isConstant_[At(id)]; }
 
   /// Backwards: what nobody reads is left out, and so is what only that reads.
   void CountUses() {
     for (const GraphNode& node : graph_.Nodes()) {
-      if (!IsView(node) || IsFixed(node.result)) continue;
+      if (!IsView(node.operation) || IsFixed(node.result)) continue;
       Value& view = Of(node.result);
       view.root = Of(node.operands[0]).root;
       view.firstColumn = Of(node.operands[0]).firstColumn + node.firstColumn;
@@ -73,7 +69,7 @@ class PlanMaker {
     ++RootOf(graph_.Output()).uses;
     for (std::size_t i = graph_.Nodes().size(); i-- > 0;) {
       const GraphNode& node = graph_.Nodes()[i];
-      if (IsFixed(node.result) || IsView(node) || Of(node.result).uses == 0) continue;
+      if (IsFixed(node.result) || IsView(node.operation) || Of(node.result).uses == 0) continue;
       for (const ValueId operand : node.operands) ++RootOf(operand).uses;
     }
   }
@@ -86,8 +82,7 @@ class PlanMaker {
   /// Whether a step that computes a value may go on with another: nobody else wants the value itself.
   bool CanGoOn(ValueId value, ValueId result) {
     if (Of(value).root != value || Of(value).uses != 1 || Of(value).step == kNoStep) return false;
-    const PlanStep& step = drafts_[Of(value).step].step;
-    const bool isAttention = !step.isCopy && step.node.operation == GraphOperation::attention;
+    const bool isAttention = drafts_[Of(value).step].step.Is(GraphOperation::attention);
     return !isAttention && graph_.Value(value).columns == graph_.Value(result).columns;
   }
 
@@ -111,9 +106,9 @@ class PlanMaker {
     Draft& draft = drafts_[Of(main).step];
     const auto repeats =
         other && IsFixed(other) ? RepeatsOf(other, node.result) : PlanFinish::Repeats::nothing;
-    const bool startsSum = node.operation == GraphOperation::add && !draft.step.isCopy &&
-                           draft.step.node.operation == GraphOperation::matMul && !draft.initial &&
-                           draft.finishOperands.empty() && repeats != PlanFinish::Repeats::number;
+    const bool startsSum = node.operation == GraphOperation::add && draft.step.Is(GraphOperation::matMul) &&
+                           !draft.initial && draft.finishOperands.empty() &&
+                           repeats != PlanFinish::Repeats::number;
     if (startsSum) {
       draft.initial = other;
       draft.step.initialIsRow = repeats == PlanFinish::Repeats::row;
@@ -210,7 +205,8 @@ class PlanMaker {
   PlanPlace TakeBuffer(const Draft& draft, std::size_t step, Index columns) {
     const ValueId over = draft.step.isCopy ? draft.operands[0] : draft.initial;
     if (over && CanWriteOver(draft, over, step, columns)) {
-      return RootOf(over).place;  // freed with its old value, taken again at once
+      Of(over).lastUse = kNoStep;  // its buffer goes on, and is not freed
+      return Of(over).place;
     }
     std::size_t best = plan_.bufferWidths.size();
     for (const std::size_t buffer : free_) {
@@ -236,9 +232,7 @@ class PlanMaker {
     if (Of(over).place.kind != PlanPlace::Kind::buffer || Of(over).place.width != columns) return false;
     int reads = 0;  // by this step: only the one that it writes over
     VisitReads(draft, [&](ValueId id) { reads += Of(id).root == over ? 1 : 0; });
-    if (reads != 1) return false;
-    writtenOver_ = At(over);
-    return true;
+    return reads == 1;
   }
 
   void FreeAfter(ValueId id, std::size_t step) {
@@ -246,18 +240,13 @@ class PlanMaker {
     Value& root = RootOf(id);
     if (root.place.kind != PlanPlace::Kind::buffer || root.lastUse != step) return;
     root.lastUse = kNoStep;  // once
-    if (At(Of(id).root) == writtenOver_) {
-      writtenOver_ = kNoStep;
-      return;
-    }
     free_.push_back(root.place.number);
   }
 
   void FindIndependent() {
     plan_.independentFrom = 0;
     for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
-      const PlanStep& step = plan_.steps[i];
-      if (!step.isCopy && step.node.operation == GraphOperation::attention) plan_.independentFrom = i + 1;
+      if (plan_.steps[i].Is(GraphOperation::attention)) plan_.independentFrom = i + 1;
     }
     std::vector<PlanPlace> written;
     const auto read = [&](const PlanPlace& place) {
@@ -289,7 +278,6 @@ class PlanMaker {
   std::vector<Value> values_;
   std::vector<Draft> drafts_;
   std::vector<std::size_t> free_;
-  std::size_t writtenOver_ = kNoStep;
   bool outputIsCopied_ = false;
   PlanLayout plan_;
 };

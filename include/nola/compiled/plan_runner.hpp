@@ -84,10 +84,10 @@ CompiledPlan<T>::CompiledPlan(const Graph<T>& graph)
   layout_ = PlanMaker<Graph<T>>(graph, isConstant).Make();
   for (const ValueId id : layout_.constants) constants_.push_back(known[static_cast<std::size_t>(id.number)]);
   for (const PlanStep& step : layout_.steps) {
-    const bool attends = !step.isCopy && step.node.operation == GraphOperation::attention;
-    attention_.push_back(attends ? std::make_unique<SequenceAttention<T>>(
-                                       step.result.columns, step.node.heads, static_cast<T>(step.node.scale))
-                                 : nullptr);
+    attention_.push_back(step.Is(GraphOperation::attention)
+                             ? std::make_unique<SequenceAttention<T>>(step.result.columns, step.node.heads,
+                                                                      static_cast<T>(step.node.scale))
+                             : nullptr);
   }
 }
 
@@ -105,8 +105,11 @@ void CompiledPlan<T>::Fold(const Graph<T>& graph, const GraphNode& node,
     step.operands.push_back({PlanPlace::Kind::constant, operands.size() - 1, 0, columns, columns});
   }
   const GraphValue& result = graph.Value(node.result);
-  step.isCopy = IsElementwise(node.operation) || node.operation == GraphOperation::toReal ||
-                node.operation == GraphOperation::toIndex || node.operation == GraphOperation::selectColumns;
+  step.isCopy = IsElementwise(node.operation) || IsView(node.operation);
+  if (IsView(node.operation)) {
+    step.operands[0].firstColumn = node.firstColumn;
+    step.operands[0].columns = result.columns;
+  }
   if (IsElementwise(node.operation)) {
     PlanFinish finish{node.operation};
     if (operands.size() == 2) {
@@ -117,11 +120,7 @@ void CompiledPlan<T>::Fold(const Graph<T>& graph, const GraphNode& node,
   }
   auto folded = std::make_shared<Tensor<T>>(result.rows, result.columns);
   step.result = {PlanPlace::Kind::output, 0, 0, result.columns, result.columns};
-  if (node.operation == GraphOperation::selectColumns) {
-    *folded = operands[0]->middleCols(node.firstColumn, result.columns);
-  } else {
-    RunStep<T>(step, {&operands, nullptr, 0, folded->data(), nullptr, result.rows}, {});
-  }
+  RunStep<T>(step, {&operands, nullptr, 0, folded->data(), nullptr, result.rows}, {});
   known[static_cast<std::size_t>(node.result.number)] = std::move(folded);
 }
 
@@ -189,26 +188,18 @@ void CompiledPlan<T>::RunAttention(std::size_t step, const PlanMemory<T>& memory
 /// Moves the last row of each sequence up, in all that is read from here on: those rows are the batch now.
 template <std::floating_point T>
 void CompiledPlan<T>::TakeLastRows(const RowPlan& rows, PlanMemory<T>& memory, Workspace& work) const {
-  work.last.sequences.clear();
-  for (const SequenceRows& sequence : rows.sequences) {
-    work.last.sequences.push_back({1, sequence.position + sequence.rows - 1});
-  }
-  const auto visitEnds = [&](const auto& visit) {
-    Index row = 0;
-    Index end = 0;
-    for (const SequenceRows& sequence : rows.sequences) visit(row++, (end += sequence.rows) - 1);
-  };
+  PlanLastRows(rows, work.last);
   for (const PlanPlace& place : layout_.crossing) {
     if (place.kind == PlanPlace::Kind::input) {
       T* const last = work.lastInput.Reserve(rows.sequences.size() * static_cast<std::size_t>(inputSize_));
-      visitEnds([&](Index row, Index end) {
+      VisitLastRows(rows, [&](Index row, Index end) {
         std::copy_n(memory.input + end * memory.inputStride, inputSize_, last + row * inputSize_);
       });
       memory.input = last;
       memory.inputStride = inputSize_;
     } else {
       HeadMap<T> all = memory.Write(place, 0, memory.rows);
-      visitEnds([&](Index row, Index end) {
+      VisitLastRows(rows, [&](Index row, Index end) {
         if (row != end) all.row(row) = all.row(end);
       });
     }

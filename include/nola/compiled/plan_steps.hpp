@@ -32,20 +32,27 @@ struct PlanMemory {
   const Tensor<T>& Constant(const PlanPlace& place) const { return *(*constants)[place.number]; }
   /// Rows from `first` on.
   ConstHeadMap<T> Read(const PlanPlace& place, Index first, Index count) const {
-    if (place.kind == PlanPlace::Kind::constant) {
-      return {Constant(place).data() + first * place.width, count, place.columns,
-              Eigen::OuterStride<>(place.width)};
-    }
-    const bool isInput = place.kind == PlanPlace::Kind::input;
-    const Index stride = isInput ? inputStride : place.width;
-    const T* const data = isInput                                 ? input
-                          : place.kind == PlanPlace::Kind::output ? output
-                                                                  : buffers[place.number];
-    return {data + first * stride + place.firstColumn, count, place.columns, Eigen::OuterStride<>(stride)};
+    const Index stride = place.kind == PlanPlace::Kind::input ? inputStride : place.width;
+    return {Begin(place) + first * stride + place.firstColumn, count, place.columns,
+            Eigen::OuterStride<>(stride)};
   }
   HeadMap<T> Write(const PlanPlace& place, Index first, Index count) const {
     T* const data = place.kind == PlanPlace::Kind::output ? output : buffers[place.number];
     return {data + first * place.width, count, place.columns, Eigen::OuterStride<>(place.width)};
+  }
+
+ private:
+  const T* Begin(const PlanPlace& place) const {
+    switch (place.kind) {
+      case PlanPlace::Kind::constant:
+        return Constant(place).data();
+      case PlanPlace::Kind::input:
+        return input;
+      case PlanPlace::Kind::output:
+        return output;
+      default:
+        return buffers[place.number];
+    }
   }
 };
 
@@ -97,7 +104,7 @@ void ApplyFinish(const PlanFinish& finish, const PlanMemory<T>& memory, Index fi
   }
 }
 
-/// The ends of a step, some rows at a time on the threads that there are.
+/// The ends of a step, on some of its rows.
 template <std::floating_point T>
 void Finish(const PlanStep& step, const PlanMemory<T>& memory, Index first, Index count) {
   for (const PlanFinish& finish : step.finishes) {
@@ -227,17 +234,14 @@ void FillPositions(const PlanStep& step, const PlanMemory<T>& memory, const Pass
 /// Any step but attention. Its rows are the memory's.
 template <std::floating_point T>
 void RunStep(const PlanStep& step, const PlanMemory<T>& memory, const Pass& pass) {
-  const GraphOperation operation = step.node.operation;
+  if (step.Is(GraphOperation::matMul)) return RunProduct<T>(step, memory);
   double work = FinishNanoseconds(step) + 0.2;
-  if (!step.isCopy) {
-    if (operation == GraphOperation::matMul) return RunProduct<T>(step, memory);
-    if (operation == GraphOperation::sequencePositions) FillPositions<T>(step, memory, pass);
-    if (operation == GraphOperation::gather) CheckIndices<T>(step, memory, false);
-    if (operation == GraphOperation::gatherSum) {
-      CheckIndices<T>(step, memory, true);
-      work += static_cast<double>(step.operands[0].columns);
-    }
-    work += NanosecondsOf(operation);
+  if (!step.isCopy) work += NanosecondsOf(step.node.operation);
+  if (step.Is(GraphOperation::sequencePositions)) FillPositions<T>(step, memory, pass);
+  if (step.Is(GraphOperation::gather)) CheckIndices<T>(step, memory, false);
+  if (step.Is(GraphOperation::gatherSum)) {
+    CheckIndices<T>(step, memory, true);
+    work += static_cast<double>(step.operands[0].columns);
   }
   ForRowBlocks(memory.rows, step.result.columns, work, [&](Index first, Index count) {
     RunRows<T>(step, memory, first, count);

@@ -48,6 +48,22 @@ inline void CheckLastRows(std::string_view asker, const RowPlan& plan, Index row
   }
 }
 
+/// The plan of those rows: each a sequence of one, where it was in its own.
+inline void PlanLastRows(const RowPlan& plan, RowPlan& last) {
+  last.sequences.clear();
+  for (const SequenceRows& sequence : plan.sequences) {
+    last.sequences.push_back({1, sequence.position + sequence.rows - 1});
+  }
+}
+
+/// Calls visit(sequence's number, row) for the last row of each sequence, in order.
+template <class Visit>
+void VisitLastRows(const RowPlan& plan, const Visit& visit) {
+  Index number = 0;
+  Index end = 0;
+  for (const SequenceRows& sequence : plan.sequences) visit(number++, (end += sequence.rows) - 1);
+}
+
 /// Counts the tokens of a batch in its caches.
 inline void AdvanceCaches(const RowPlan& plan) {
   for (const SequenceRows& sequence : plan.sequences) {

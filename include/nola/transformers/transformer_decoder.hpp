@@ -116,17 +116,11 @@ class TransformerDecoder final : public Composite<T> {
   void InferNext(const TensorRef<T>& tokens, const RowPlan& plan, Tensor<T>& logits) const {
     detail::CheckLastRows("TransformerDecoder", plan, tokens.rows());
     const typename Pool::Lease scratch(pool_);
-    scratch->last = plan;
-    for (SequenceRows& sequence : scratch->last.sequences) {
-      sequence = {1, sequence.position + sequence.rows - 1};
-    }
+    detail::PlanLastRows(plan, scratch->last);
     Part(kBody).Infer(tokens, scratch->hidden, plan);
     scratch->ends.resize(static_cast<Index>(plan.sequences.size()), Width());
-    Index end = 0;
-    for (Index i = 0; i < scratch->ends.rows(); ++i) {
-      end += plan.sequences[static_cast<std::size_t>(i)].rows;
-      scratch->ends.row(i) = scratch->hidden.row(end - 1);
-    }
+    detail::VisitLastRows(
+        plan, [&](Index sequence, Index row) { scratch->ends.row(sequence) = scratch->hidden.row(row); });
     Part(kTop).Infer(scratch->ends, logits, scratch->last);
     detail::AdvanceCaches(plan);
   }
