@@ -58,8 +58,8 @@ class EmbeddingBag final : public nola::LayerBase<T> {
         });
       }
     }
-    if (nola::Includes(wanted, nola::Gradients::parameters) && hasBias_ && this->IsTrainable(1)) {
-      this->Gradient(1) += outputGradient.colwise().sum();
+    if (nola::Includes(wanted, nola::Gradients::parameters) && hasBias_) {
+      this->AddRowsToGradient(1, outputGradient);
     }
     if (nola::Includes(wanted, nola::Gradients::input)) inputGradient.setZero();
   }

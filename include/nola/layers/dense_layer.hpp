@@ -123,10 +123,7 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     if (wantsParameters && this->IsTrainable(kWeight)) {
       detail::AddProduct(input_.transpose(), outputGradient, this->Gradient(kWeight));
     }
-    const bool wantsBias = wantsParameters && hasBias_ && this->IsTrainable(kBias);
-    if (wantsBias && outputGradient.rows() > 0) {  // Eigen would offset the null pointer of an empty batch
-      this->Gradient(kBias) += outputGradient.colwise().sum();
-    }
+    if (wantsParameters && hasBias_) this->AddRowsToGradient(kBias, outputGradient);
     if (Includes(wanted, Gradients::input)) ComputeInputGradient(outputGradient, inputGradient);
   }
 

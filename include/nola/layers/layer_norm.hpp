@@ -87,12 +87,11 @@ class LayerNorm final : public LayerBase<T> {
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
-    // Eigen would offset the null pointer of an empty batch.
-    if (Includes(wanted, Gradients::parameters) && outputGradient.rows() > 0) {
+    if (Includes(wanted, Gradients::parameters)) {
       if (this->IsTrainable(kWeight)) {
-        this->Gradient(kWeight) += outputGradient.cwiseProduct(normalized_).colwise().sum();
+        this->AddRowsToGradient(kWeight, outputGradient.cwiseProduct(normalized_));
       }
-      if (this->IsTrainable(kBias)) this->Gradient(kBias) += outputGradient.colwise().sum();
+      this->AddRowsToGradient(kBias, outputGradient);
     }
     if (!Includes(wanted, Gradients::input)) return;
     const auto weight = this->Slot(kWeight)->value.row(0);

@@ -48,12 +48,11 @@ class ScaleShift final : public LayerBase<T> {
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
-    // Eigen would offset the null pointer of an empty batch.
-    if (Includes(wanted, Gradients::parameters) && outputGradient.rows() > 0) {
-      if (this->IsTrainable(kWeight)) {
-        this->Gradient(kWeight) += outputGradient.cwiseProduct(input_).colwise().sum();
+    if (Includes(wanted, Gradients::parameters)) {
+      if (this->IsTrainable(kWeight)) {  // or there is no input kept
+        this->AddRowsToGradient(kWeight, outputGradient.cwiseProduct(input_));
       }
-      if (this->IsTrainable(kBias)) this->Gradient(kBias) += outputGradient.colwise().sum();
+      this->AddRowsToGradient(kBias, outputGradient);
     }
     if (Includes(wanted, Gradients::input)) inputGradient = outputGradient * Weight().asDiagonal();
   }

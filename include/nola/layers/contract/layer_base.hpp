@@ -90,6 +90,12 @@ class LayerBase : public virtual ILayer<T> {
   const std::shared_ptr<ParameterSlot<T>>& Slot(std::size_t index) const { return used_[index].slot; }
   /// Its gradient, zero at first use.
   Tensor<T>& Gradient(std::size_t index) { return used_[index].slot->ReserveGradient(); }
+  /// Adds the sum of an expression's rows to the gradient of a parameter [1 x n], if it trains.
+  template <class Rows>
+  void AddRowsToGradient(std::size_t index, const Rows& rows) {
+    // Eigen would offset the null pointer of an empty batch.
+    if (IsTrainable(index) && rows.rows() > 0) Gradient(index) += rows.colwise().sum();
+  }
   /// Whether it trains: in Forward and Backward, as it was when Forward began.
   bool IsTrainable(std::size_t index) const {
     return this->HasForward() ? used_[index].trainedAtForward : used_[index].slot->trainable;
