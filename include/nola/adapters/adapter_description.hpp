@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 #include "nola/core/tensor.hpp"
+#include "nola/core/text.hpp"
 #include "nola/random/basis_generator.hpp"
 
 namespace nola {
@@ -24,5 +27,22 @@ struct AdapterDescription {
   Index numBasisA = 0;
   Index numBasisB = 0;
 };
+
+namespace detail {
+
+/// "nola rank=8 alpha=8 shape=784,512 base=.. bases=64,64 seed=42 stream=0 distribution=hadamard": how files
+/// begin what they say about an adapter, and all that models of other formats say.
+inline std::string DescriptionText(std::string_view kind, const AdapterDescription& adapter,
+                                   std::string_view alpha, std::string_view base) {
+  std::string text = Message({kind, " rank=", adapter.rank, " alpha=", alpha, " shape=", adapter.inputSize,
+                              ",", adapter.outputSize, " base=", base});
+  if (adapter.kind == AdapterKind::nola) {
+    text += Message({" bases=", adapter.numBasisA, ",", adapter.numBasisB, " seed=", adapter.seed,
+                     " stream=", adapter.stream, " distribution=", DistributionName(adapter.distribution)});
+  }
+  return text;
+}
+
+}  // namespace detail
 
 }  // namespace nola

@@ -52,22 +52,19 @@ std::vector<OnnxAdapter<T>> OnnxAdaptersOf(const ILayer<T>& network) {
   return adapters;
 }
 
-/// "nola rank=8 alpha=8 shape=784,512 base=.. bases=64,64 seed=42 stream=0 distribution=hadamard"
+/// See DescriptionText. One that files do not know is its class's name and sizes.
 template <std::floating_point T>
 std::string OnnxAdapterText(const OnnxAdapter<T>& placed, const std::string& base) {
   const ILoRAAdapter<T>& adapter = *placed.adapter;
-  const std::optional<AdapterDescription> description = adapter.Description();
-  const bool isNola = description && description->kind == AdapterKind::nola;
-  const std::string kind = !description ? placed.layer->LayerType() : isNola ? "nola" : "lora";
-  std::string text =
-      Message({kind, " rank=", adapter.Rank(), " alpha=", adapter.Alpha(),
-               " shape=", placed.layer->InputSize(), ",", placed.layer->OutputSize(), " base=", base});
-  if (isNola) {
-    text += Message({" bases=", description->numBasisA, ",", description->numBasisB,
-                     " seed=", description->seed, " stream=", description->stream,
-                     " distribution=", DistributionName(description->distribution)});
-  }
-  return text;
+  const std::optional<AdapterDescription> known = adapter.Description();
+  const AdapterDescription description =
+      known.value_or(AdapterDescription{.kind = AdapterKind::lora,
+                                        .inputSize = placed.layer->InputSize(),
+                                        .outputSize = placed.layer->OutputSize(),
+                                        .rank = adapter.Rank()});
+  const bool isNola = description.kind == AdapterKind::nola;
+  const std::string kind = !known ? placed.layer->LayerType() : isNola ? "nola" : "lora";
+  return DescriptionText(kind, description, Message({adapter.Alpha()}), base);
 }
 
 /// The numbers of a matrix as a file holds them; a view where memory holds them so too.

@@ -49,13 +49,9 @@ std::optional<Integer> ParseInteger(std::string_view text) {
 /// basis=...,..."
 inline std::string RecordText(const AdapterRecord& record) {
   const bool isNola = record.kind == AdapterKind::nola;
-  std::string text =
-      Message({isNola ? "nola" : "lora", " rank=", record.rank, " alpha=", NumberText(record.alpha),
-               " shape=", record.inputSize, ",", record.outputSize, " base=", record.base});
+  std::string text = DescriptionText(isNola ? "nola" : "lora", record, NumberText(record.alpha), record.base);
   if (isNola) {
-    text += Message({" bases=", record.numBasisA, ",", record.numBasisB, " seed=", record.seed,
-                     " stream=", record.stream, " distribution=", DistributionName(record.distribution),
-                     " basis=", record.checksumA, ",", record.checksumB});
+    text += Message({" basis=", record.checksumA, ",", record.checksumB});
     if (!record.sharedA.empty()) text += Message({" coefficients=", record.sharedA, ",", record.sharedB});
   }
   return text;
