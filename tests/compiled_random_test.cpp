@@ -1,6 +1,5 @@
 // Graphs of random shape: what a plan fuses, writes over and leaves out changes no number.
 #include <cmath>
-#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "described_layer.hpp"
 #include "nola/nola.hpp"
 #include "tensors.hpp"
 
@@ -20,25 +20,7 @@ namespace {
 
 using Matrix = Tensor<double>;
 using Builder = nola::GraphBuilder<double>;
-
-/// Says of itself what the test wants.
-class Said final : public nola::LayerBase<double> {
- public:
-  using Words = std::function<ValueId(Builder&, ValueId)>;
-  Said(Index in, Index out, Words words) : nola::LayerBase<double>(in, out), words_(std::move(words)) {}
-  std::string LayerType() const override { return "Said"; }
-  std::shared_ptr<nola::ILayer<double>> Clone() const override { return std::make_shared<Said>(*this); }
-
- protected:
-  void ComputeForward(const nola::TensorRef<double>&, Matrix&, const nola::Pass&) override {}
-  void ComputeBackward(const nola::TensorRef<double>&, Matrix&, nola::Gradients) override {}
-  void ComputeInference(const nola::TensorRef<double>&, Matrix&, const nola::Pass&) const override {}
-  ValueId Describe(Builder& graph, ValueId input) const override { return words_(graph, input); }
-  void ForgetForward() override {}
-
- private:
-  Words words_;
-};
+using Described = test::DescribedLayer<double>;
 
 /// What the graph says, a node at a time and a number at a time.
 class Interpreter {
@@ -254,12 +236,12 @@ TEST_CASE("a compiled graph of any shape gives what its nodes say, whole, in pie
     const RandomWords words(seed);
     Index out = 0;
     // A first layer of any width tells how wide the second is to be.
-    const Said probe(in, in, [&](Builder& graph, ValueId input) {
+    const Described probe(in, in, [&](Builder& graph, ValueId input) {
       out = graph.ValueOf(words(graph, input)).columns;
       return input;
     });
     REQUIRE(probe.SupportsJitCompilation());
-    const nola::Graph<double> graph = Said(in, out, words).ExportComputationGraph();
+    const nola::Graph<double> graph = Described(in, out, words).ExportComputationGraph();
     const nola::CompiledNetwork<double> compiled(graph);
     INFO(graph.ToText() << compiled.ToText());
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "described_layer.hpp"
 #include "loop_threads.hpp"
 #include "nola/nola.hpp"
 #include "tensors.hpp"
@@ -329,31 +330,14 @@ TEST_CASE("a plan is checked as a whole, whatever the layers are, before a cache
 }
 
 TEST_CASE("a compiled list of indices is summed in its order, and a wrong index is refused") {
-  class Bag final : public nola::LayerBase<float> {
-   public:
-    explicit Bag(bool mean) : nola::LayerBase<float>(3, 2), mean_(mean) {
-      AddParameter("weight", RandomTensor<float>(4, 2, 1));
-    }
-    std::string LayerType() const override { return "Bag"; }
-    std::shared_ptr<nola::ILayer<float>> Clone() const override { return New<Bag>(*this); }
-
-   protected:
-    void ComputeForward(const nola::TensorRef<float>&, Tensor<float>&, const Pass&) override {}
-    void ComputeBackward(const nola::TensorRef<float>&, Tensor<float>&, nola::Gradients) override {}
-    void ComputeInference(const nola::TensorRef<float>&, Tensor<float>&, const Pass&) const override {}
-    nola::ValueId Describe(nola::GraphBuilder<float>& graph, nola::ValueId input) const override {
-      return graph.GatherSum(input, graph.Parameter(Slot(0)), mean_);
-    }
-    void ForgetForward() override {}
-
-   private:
-    bool mean_;
-  };
   Tensor<float> lists(3, 3);
   lists << 2, -1, 0, -1, -1, -1, 3, 3, 1;
   for (const bool mean : {false, true}) {
-    const Bag bag(mean);
-    const Tensor<float> table = *bag.TryGetParameter("weight");
+    const Tensor<float> table = RandomTensor<float>(4, 2, 1);
+    const test::DescribedLayer<float> bag(3, 2, [&](auto& graph, auto input) {
+      return graph.GatherSum(input, graph.Made("table", 4, 2, [&](Tensor<float>& rows) { rows = table; }),
+                             mean);
+    });
     Tensor<float> expected = Tensor<float>::Zero(3, 2);
     expected.row(0) = (table.row(2) + table.row(0)) / (mean ? 2.0F : 1.0F);
     expected.row(2) = (table.row(3) + table.row(3) + table.row(1)) / (mean ? 3.0F : 1.0F);

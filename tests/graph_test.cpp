@@ -3,6 +3,7 @@
 #include <string>
 
 #include "catch.hpp"
+#include "described_layer.hpp"
 #include "nola/nola.hpp"
 #include "probe_layer.hpp"
 #include "tensors.hpp"
@@ -12,6 +13,7 @@ using nola::GraphOperation;
 using nola::Index;
 using nola::Tensor;
 using test::ErrorOf;
+using Described = test::DescribedLayer<float>;
 
 namespace {
 
@@ -23,33 +25,6 @@ std::shared_ptr<nola::Sequential<T>> TwoLayers() {
   network->template Emplace<nola::DenseLayer<T>>("fc2", 4, 3, false);
   return network;
 }
-
-/// Says of itself what the test wants.
-class Said final : public nola::LayerBase<float> {
- public:
-  using Words = std::function<nola::ValueId(nola::GraphBuilder<float>&, nola::ValueId)>;
-  Said(Index in, Index out, Words words) : nola::LayerBase<float>(in, out), words_(std::move(words)) {}
-  std::string LayerType() const override { return "Said"; }
-  std::shared_ptr<nola::ILayer<float>> Clone() const override { return std::make_shared<Said>(*this); }
-
- protected:
-  void ComputeForward(const nola::TensorRef<float>& input, Tensor<float>& output,
-                      const nola::Pass& pass) override {
-    ComputeInference(input, output, pass);
-  }
-  void ComputeBackward(const nola::TensorRef<float>&, Tensor<float>&, nola::Gradients) override {}
-  void ComputeInference(const nola::TensorRef<float>& input, Tensor<float>& output,
-                        const nola::Pass&) const override {
-    output.setZero(input.rows(), OutputSize());
-  }
-  nola::ValueId Describe(nola::GraphBuilder<float>& graph, nola::ValueId input) const override {
-    return words_(graph, input);
-  }
-  void ForgetForward() override {}
-
- private:
-  Words words_;
-};
 
 }  // namespace
 
@@ -179,8 +154,8 @@ TEST_CASE("a linear layer is described by what AsLinear gives") {
 }
 
 TEST_CASE("a description that does not fit the layer is refused with its name") {
-  const auto refused = [](Index in, Index out, const Said::Words& words) {
-    const Said layer(in, out, words);
+  const auto refused = [](Index in, Index out, const Described::Function& words) {
+    const Described layer(in, out, words);
     return ErrorOf<nola::ShapeError>([&] { layer.ExportComputationGraph(); });
   };
   const auto zeros = [](nola::GraphBuilder<float>& graph, Index rows, Index columns) {
@@ -197,7 +172,7 @@ TEST_CASE("a description that does not fit the layer is refused with its name") 
   REQUIRE(refused(3, 3, [](auto& graph, auto input) { return graph.PlaceColumns(input, 1, 3); }) != "");
   REQUIRE(refused(3, 3, [](auto& graph, auto input) {
             return graph.Attention(input, input, input, 2, 1, true);
-          }).find("Said: operands [batch x 3]") != std::string::npos);
+          }).find("Described: operands [batch x 3]") != std::string::npos);
   REQUIRE(refused(3, 3, [&](auto& graph, auto input) {
             const auto keys = zeros(graph, 1, 3);
             return graph.Attention(input, keys, keys, 1, 1, true);
@@ -225,7 +200,7 @@ TEST_CASE("values twice in one node, and names with quotes, are told apart in te
 
 TEST_CASE("names are unique, and looking whether a graph can be had makes no numbers") {
   int made = 0;
-  const Said layer(2, 2, [&](nola::GraphBuilder<float>& graph, nola::ValueId input) {
+  const Described layer(2, 2, [&](nola::GraphBuilder<float>& graph, nola::ValueId input) {
     for (int i = 0; i < 3; ++i) {
       input = graph.Add(input, graph.Made("ones", 1, 2, [&](Tensor<float>& ones) {
         ++made;
@@ -246,14 +221,14 @@ TEST_CASE("an input is one of indices if that is the first thing asked of it, an
   const auto table = [](nola::GraphBuilder<float>& graph) {
     return graph.Made("table", 5, 1, [](Tensor<float>& ones) { ones.setOnes(); });
   };
-  const Said first(1, 1, [&](nola::GraphBuilder<float>& graph, nola::ValueId input) {
+  const Described first(1, 1, [&](nola::GraphBuilder<float>& graph, nola::ValueId input) {
     return graph.Add(graph.Gather(input, table(graph)), input);
   });
-  const Said second(1, 1, [&](nola::GraphBuilder<float>& graph, nola::ValueId input) {
+  const Described second(1, 1, [&](nola::GraphBuilder<float>& graph, nola::ValueId input) {
     const nola::ValueId shifted = graph.Activation(GraphOperation::relu, input);
     return graph.Add(shifted, graph.Gather(input, table(graph)));
   });
-  const auto has = [](const Said& layer, GraphOperation operation) {
+  const auto has = [](const Described& layer, GraphOperation operation) {
     for (const nola::GraphNode& node : layer.ExportComputationGraph().Nodes()) {
       if (node.operation == operation) return true;
     }
@@ -264,7 +239,7 @@ TEST_CASE("an input is one of indices if that is the first thing asked of it, an
   REQUIRE(has(second, GraphOperation::toIndex));
   REQUIRE_FALSE(has(second, GraphOperation::toReal));
   const Tensor<float> x = Tensor<float>::Constant(3, 1, 4.0F);
-  for (const Said* layer : {&first, &second}) {
+  for (const Described* layer : {&first, &second}) {
     REQUIRE(test::SameBits(nola::Compile<float>(*layer).Infer(x),
                            Tensor<float>(Tensor<float>::Constant(3, 1, 5.0F))));
   }

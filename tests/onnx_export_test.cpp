@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 
 #include "catch.hpp"
+#include "described_layer.hpp"
 #include "io_files.hpp"
 #include "nola/nola.hpp"
 #include "nola/onnx.hpp"
@@ -38,6 +39,7 @@ using nola::Sequential;
 using nola::Tensor;
 using nola::UnsupportedError;
 using nola::ValueId;
+using test::DescribedLayer;
 using test::RandomTensor;
 using test::TemporaryDirectory;
 
@@ -106,34 +108,13 @@ Model Exported(const nola::ILayer<T>& network, const OnnxOptions& options = {}) 
   return Model(directory / "m.onnx");
 }
 
-/// A layer that describes itself by a function and computes nothing.
-template <class T>
-class Described final : public nola::LayerBase<T> {
- public:
-  using Function = std::function<ValueId(GraphBuilder<T>&, ValueId)>;
-  Described(Index in, Index out, Function function)
-      : nola::LayerBase<T>(in, out), function_(std::move(function)) {}
-  std::string LayerType() const override { return "Described"; }
-  std::shared_ptr<nola::ILayer<T>> Clone() const override { return std::make_shared<Described>(*this); }
-
- protected:
-  void ComputeForward(const nola::TensorRef<T>&, Tensor<T>&, const nola::Pass&) override {}
-  void ComputeBackward(const nola::TensorRef<T>&, Tensor<T>&, nola::Gradients) override {}
-  void ComputeInference(const nola::TensorRef<T>&, Tensor<T>&, const nola::Pass&) const override {}
-  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override { return function_(graph, input); }
-  void ForgetForward() override {}
-
- private:
-  Function function_;
-};
-
 ValueId Constant(GraphBuilder<float>& graph, Index rows, Index columns) {
   return graph.Made("constant", rows, columns,
                     [&](nola::Tensor<float>& numbers) { numbers = RandomTensor<float>(rows, columns, 3); });
 }
 
-std::string OperatorsOf(Index in, Index out, const Described<float>::Function& function) {
-  return Exported<float>(Described<float>(in, out, function)).Operators();
+std::string OperatorsOf(Index in, Index out, const DescribedLayer<float>::Function& function) {
+  return Exported<float>(DescribedLayer<float>(in, out, function)).Operators();
 }
 
 template <class T>
@@ -390,7 +371,7 @@ TEST_CASE("each operation of a graph has its form") {
 }
 
 TEST_CASE("lists of rows to add may be of any length; sequences are apart where rows see each other") {
-  const auto lists = Exported<float>(Described<float>(
+  const auto lists = Exported<float>(DescribedLayer<float>(
       9, 3, [](GraphBuilder<float>& g, ValueId x) { return g.GatherSum(x, Constant(g, 7, 3), false); }));
   CHECK(lists.Input() == "[batch x list] INT64");
   const Model attention = Exported<float>(nola::CausalSelfAttention<float>(6, 2));
@@ -481,7 +462,7 @@ TEST_CASE("what has no graph, no adapters or no form in ONNX is an error before 
   constexpr const UnsupportedError* kUnsupported = nullptr;
   constexpr const ConfigError* kConfig = nullptr;
   Sequential<float> opaque;
-  opaque.Add("mystery", std::make_shared<Described<float>>(
+  opaque.Add("mystery", std::make_shared<DescribedLayer<float>>(
                             2, 2, [](GraphBuilder<float>&, ValueId) { return ValueId(); }));
   CHECK(errorOf(kUnsupported, static_cast<nola::ILayer<float>&>(opaque), {}).find("'mystery' (Described)") !=
         std::string::npos);
