@@ -79,7 +79,7 @@ class Example {
                                    start_ == Start::result ? memory.cols() : 0,
                                    result,
                                    memory.cols()};
-    nola::detail::ThreadScratch<T>(1 << 15);  // a thread's first products take its scratch memory
+    nola::detail::ThreadScratch<T>(1 << 20);  // a thread's first products take its scratch memory
     const std::size_t allocations =
         test::AllocationsOf([&] { Multiply<T>(product.Block(first, 0, rows, shape_.columns), set); });
     if (!kThreaded) REQUIRE(allocations == 0);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <limits>
 
 #include "nola/kernels/product_kernels.hpp"
 
@@ -31,6 +32,30 @@ ProductKernel<T> ProductKernelOf([[maybe_unused]] InstructionSet set) {
   return ProductKernelOf<T, portable::ProductKernels>();
 }
 
+/// Into how many blocks of rows and of columns a product is cut.
+struct ProductCuts {
+  Index rows, columns;
+};
+
+/// The cuts into no more than so many blocks that make the largest block least work: its sums, and its share
+/// of both matrices, which is copied before.
+inline ProductCuts CutProduct(Index bands, Index band, Index strips, Index strip, Index blocks) {
+  constexpr double kCopy = 8;  // a number copied costs about as much as so many multiplications
+  ProductCuts best{1, 1};
+  double least = std::numeric_limits<double>::infinity();
+  for (Index rows = 1; rows <= std::min(blocks, bands); ++rows) {
+    const Index columns = std::min(blocks / rows, strips);
+    const auto height = static_cast<double>((bands + rows - 1) / rows * band);
+    const auto width = static_cast<double>((strips + columns - 1) / columns * strip);
+    const double work = height * width + kCopy * (height + width);
+    if (work < least) {
+      least = work;
+      best = {rows, columns};
+    }
+  }
+  return best;
+}
+
 /// Cuts the product into a block for each thread.
 template <class T>
 void Multiply(const MatrixProduct<T>& product, InstructionSet set) {
@@ -40,18 +65,20 @@ void Multiply(const MatrixProduct<T>& product, InstructionSet set) {
   constexpr Index kBand = 8;
   const Index strips = (product.columns + kernel.strip - 1) / kernel.strip;
   const Index bands = (product.rows + kBand - 1) / kBand;
-  const bool byColumns = strips >= std::min<Index>(bands, 8);
-  const Index units = byColumns ? strips : bands;
-  const double operations = static_cast<double>(product.rows) * static_cast<double>(product.columns) *
-                            static_cast<double>(product.depth);
-  const Index threads = std::min<Index>(units, UsefulThreads(operations / kOperationsPerNanosecond));
-  ParallelFor(threads, operations / kOperationsPerNanosecond, [&](Index thread) {
-    const Index unit = byColumns ? kernel.strip : kBand;
-    const Index side = byColumns ? product.columns : product.rows;
-    const Index first = units * thread / threads * unit;
-    const Index count = std::min(units * (thread + 1) / threads * unit, side) - first;
-    kernel.multiply(byColumns ? product.Block(0, first, product.rows, count)
-                              : product.Block(first, 0, count, product.columns));
+  const double nanoseconds = static_cast<double>(product.rows) * static_cast<double>(product.columns) *
+                             static_cast<double>(product.depth) / kOperationsPerNanosecond;
+  const ProductCuts cuts = CutProduct(bands, kBand, strips, kernel.strip, UsefulThreads(nanoseconds));
+  ParallelFor(cuts.rows * cuts.columns, nanoseconds, [&](Index block) {
+    const Index row = block / cuts.columns;
+    const Index column = block % cuts.columns;
+    const auto edge = [](Index i, Index parts, Index units, Index unit, Index side) {
+      return std::min(units * i / parts * unit, side);
+    };
+    const Index top = edge(row, cuts.rows, bands, kBand, product.rows);
+    const Index left = edge(column, cuts.columns, strips, kernel.strip, product.columns);
+    kernel.multiply(
+        product.Block(top, left, edge(row + 1, cuts.rows, bands, kBand, product.rows) - top,
+                      edge(column + 1, cuts.columns, strips, kernel.strip, product.columns) - left));
   });
 }
 

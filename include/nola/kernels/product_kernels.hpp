@@ -27,6 +27,8 @@ inline constexpr Index kLanes = 4;
 inline constexpr Index kTileRows = 4;
 inline constexpr Index kTileRegisters = 2;
 inline constexpr Index kDotRows = 4;
+inline constexpr Index kLeftBytes = Index{192} << 10;
+inline constexpr Index kRightBytes = Index{2} << 20;
 template <class T>
 inline constexpr unsigned kWidth = 16 / sizeof(T);
 template <>
@@ -108,6 +110,8 @@ NOLA_INLINE Register ZipHighPairs(Register a, Register b) {
 
 #include "nola/kernels/dot_kernels.inl"
 
+#include "nola/kernels/panel_kernels.inl"
+
 #include "nola/kernels/product_kernels.inl"
 #undef NOLA_TARGET
 }  // namespace portable
@@ -123,6 +127,8 @@ namespace avx2 {
 inline constexpr Index kTileRows = 4;
 inline constexpr Index kTileRegisters = 3;
 inline constexpr Index kDotRows = 4;
+inline constexpr Index kLeftBytes = Index{192} << 10;
+inline constexpr Index kRightBytes = Index{2} << 20;
 #define NOLA_TARGET __attribute__((target("avx2,fma")))
 /// Makes part i of 16 bytes of the rows 0, n, 2n .. the row n*i, that of 1, n+1, 2n+1 .. the row n*i + 1, ..
 NOLA_INLINE void GatherParts(__m256* rows) {
@@ -155,6 +161,8 @@ NOLA_INLINE __m256 ZipHighPairs(__m256 a, __m256 b) {
 
 #include "nola/kernels/dot_kernels.inl"
 
+#include "nola/kernels/panel_kernels.inl"
+
 #include "nola/kernels/product_kernels.inl"
 #undef NOLA_TARGET
 }  // namespace avx2
@@ -162,6 +170,8 @@ namespace avx512 {
 inline constexpr Index kTileRows = 8;
 inline constexpr Index kTileRegisters = 3;
 inline constexpr Index kDotRows = 4;
+inline constexpr Index kLeftBytes = Index{384} << 10;
+inline constexpr Index kRightBytes = Index{2} << 20;
 #define NOLA_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 NOLA_INLINE void GatherParts(__m512* rows) {
   NOLA_UNROLL
@@ -202,6 +212,8 @@ NOLA_INLINE __m512 ZipHighPairs(__m512 a, __m512 b) {
 #include "nola/kernels/vector_lanes.inl"
 
 #include "nola/kernels/dot_kernels.inl"
+
+#include "nola/kernels/panel_kernels.inl"
 
 #include "nola/kernels/product_kernels.inl"
 #undef NOLA_TARGET

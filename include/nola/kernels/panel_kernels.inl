@@ -1,0 +1,342 @@
+// Products of many rows, in panels that fit the caches, for the header of one instruction set to include in
+// its namespace, after dot_kernels.inl, which says in which order numbers are summed.
+//
+// As Goto and van de Geijn (2008) have it: a block of the left matrix stays in the second-level cache, a
+// sum's part of a strip of the right matrix in the first, and the sums of a tile in registers. Both are
+// copied before, in the order in which they are read, so that no stride of the caller's matters.
+
+class PanelKernels : protected DotKernels {
+ protected:
+  static constexpr Index kFewRows = 16;
+
+  template <class T>
+  NOLA_TARGET static void SumFromPanels(const MatrixProduct<T>& product) {
+    const Panels<T> panels(product);
+    if (product.rows <= kFewRows) {
+      SumFewRows(product, panels);
+    } else if (product.rows <= panels.blockRows) {
+      ForEachChunk(product, [&](const MatrixProduct<T>& chunk) NOLA_TARGET {
+        PackLeft(chunk, panels, panels.left);
+        for (Index j = 0; j < chunk.columns; j += kWide<T>) {
+          const MatrixProduct<T> strip = chunk.Block(0, j, chunk.rows, std::min(kWide<T>, chunk.columns - j));
+          PackRight(strip, panels);
+          SumStrip(strip, panels, panels.left, panels.right);
+        }
+      });
+    } else {
+      for (Index j = 0; j < product.columns; j += panels.blockColumns) {
+        const MatrixProduct<T> block =
+            product.Block(0, j, product.rows, std::min(panels.blockColumns, product.columns - j));
+        ForEachChunk(block, [&](const MatrixProduct<T>& chunk) NOLA_TARGET { SumChunk(chunk, panels); });
+      }
+    }
+  }
+
+ private:
+  template <class T>
+  static constexpr Index kWide = kTileRegisters* kWidth<T>;  ///< columns of a strip
+  /// Rows of the left matrix that lie beside each other, one or two tiles: what a transposed square gives.
+  template <class T>
+  static constexpr Index kGroup = std::max<Index>(kWidth<T>, kTileRows);
+
+  static constexpr Index kRows = 8;  ///< of the right matrix that are read from end to end together
+  template <class T>
+  static constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));  ///< numbers of a cache line
+
+  /// Asks for what is needed soon, which may lie beyond the end of what there is: the processor does not see
+  /// where a strip or a block of rows goes on.
+  static NOLA_INLINE void Prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+
+  /// Where copies lie and how far they reach. The left block is [sum][group of rows][term][row of the group],
+  /// the right one [strip][sum][term][column].
+  template <class T>
+  struct Panels {
+    static constexpr Index kStripSize = kChunk * kWide<T>;
+    static constexpr Index kLeftBlock = kLeftBytes / static_cast<Index>(sizeof(T));    // numbers
+    static constexpr Index kRightBlock = kRightBytes / static_cast<Index>(sizeof(T));  // numbers
+
+    explicit Panels(const MatrixProduct<T>& product) : interleaved(product.right.transposed) {
+      blockRows = Even(product.rows, kLeftBlock / kChunk, kGroup<T>);
+      blockColumns = Even(product.columns, kRightBlock / kChunk, kWide<T>);
+      const bool few = product.rows <= kFewRows;
+      const Index chunks = few ? (product.depth + kChunk - 1) / kChunk : 1;
+      const Index leftSize = std::max<Index>(chunks, 1) * kChunk * blockRows;
+      const bool single = product.rows <= blockRows;
+      const Index rightSize = single ? kStripSize : (blockColumns + kWide<T> - 1) / kWide<T> * kStripSize;
+      const Index totalsSize = blockRows * kWide<T>;
+      left = ThreadScratch<T>(static_cast<std::size_t>(leftSize + rightSize + totalsSize));
+      right = left + leftSize;
+      totals = right + rightSize;
+    }
+
+    Index Groups(Index rows) const { return (rows + kGroup<T> - 1) / kGroup<T>; }
+
+    bool interleaved;  ///< terms of a sum lie kParts apart
+    Index blockRows, blockColumns;
+    T* left;
+    T* right;
+    T* totals;  ///< of the tiles of a strip
+
+   private:
+    /// The size of equal blocks of whole units, none much larger than `most`.
+    static Index Even(Index count, Index most, Index unit) {
+      const Index units = (count + unit - 1) / unit;
+      const Index blocks = std::max<Index>((count + most - 1) / most, 1);
+      return std::max<Index>((units + blocks - 1) / blocks, 1) * unit;
+    }
+  };
+
+  template <class T, class Run>
+  NOLA_INLINE static void ForEachChunk(const MatrixProduct<T>& product, const Run& run) {
+    Index k = 0;
+    do {
+      const Index end = std::min(k + kChunk, product.depth);
+      run(product.Part(k, end));
+      k = end;
+    } while (k < product.depth);
+  }
+
+  /// The right matrix is read in the order in which it lies, as it is most of the work.
+  template <class T>
+  NOLA_TARGET static void SumFewRows(const MatrixProduct<T>& product, const Panels<T>& panels) {
+    T* left = panels.left;
+    ForEachChunk(product, [&](const MatrixProduct<T>& chunk) NOLA_TARGET {
+      PackLeft(chunk, panels, left);
+      left += kChunk * panels.blockRows;
+    });
+    for (Index j = 0; j < product.columns; j += kWide<T>) {
+      const MatrixProduct<T> strip =
+          product.Block(0, j, product.rows, std::min(kWide<T>, product.columns - j));
+      left = panels.left;
+      ForEachChunk(strip, [&](const MatrixProduct<T>& chunk) NOLA_TARGET {
+        PackRight(chunk, panels);
+        SumStrip(chunk, panels, left, panels.right);
+        left += kChunk * panels.blockRows;
+      });
+    }
+  }
+
+  template <class T>
+  NOLA_TARGET static void SumChunk(const MatrixProduct<T>& chunk, const Panels<T>& panels) {
+    PackRight(chunk, panels);
+    for (Index i = 0; i < chunk.rows; i += panels.blockRows) {
+      const MatrixProduct<T> block =
+          chunk.Block(i, 0, std::min(panels.blockRows, chunk.rows - i), chunk.columns);
+      PackLeft(block, panels, panels.left);
+      const T* right = panels.right;
+      for (Index j = 0; j < block.columns; j += kWide<T>) {
+        SumStrip(block.Block(0, j, block.rows, std::min(kWide<T>, block.columns - j)), panels, panels.left,
+                 right);
+        right += Panels<T>::kStripSize;
+      }
+    }
+  }
+
+  template <class T>
+  [[gnu::noinline]] NOLA_TARGET static void PackLeft(const MatrixProduct<T>& chunk, const Panels<T>& panels,
+                                                     T* left) {
+    const Index groups = panels.Groups(chunk.rows);
+    const MatrixView<T> source{chunk.left.data, chunk.left.stride, !chunk.left.transposed};
+    for (Index group = 0; group < groups; ++group) {
+      const Index i = group * kGroup<T>;
+      Pack(source.From(0, i), chunk.depth, std::min(kGroup<T>, chunk.rows - i), panels.interleaved,
+           groups * kTerms<T> * kGroup<T>, kGroup<T>, left + group * kTerms<T> * kGroup<T>);
+    }
+  }
+
+  /// All strips of a chunk. Rows are read a few at a time from end to end.
+  template <class T>
+  [[gnu::noinline]] NOLA_TARGET static void PackRight(const MatrixProduct<T>& chunk,
+                                                      const Panels<T>& panels) {
+    const Index step = chunk.right.transposed ? std::max<Index>(chunk.depth, 1) : kRows;
+    for (Index k = 0; k < chunk.depth; k += step) {
+      T* strip =
+          panels.right + (chunk.right.transposed ? 0 : RowOf<T>(k, false, kTerms<T> * kWide<T>, kWide<T>));
+      for (Index j = 0; j < chunk.columns; j += kWide<T>) {
+        Pack(chunk.right.From(k, j), std::min(step, chunk.depth - k), std::min(kWide<T>, chunk.columns - j),
+             chunk.right.transposed, kTerms<T> * kWide<T>, kWide<T>, strip);
+        strip += Panels<T>::kStripSize;
+      }
+    }
+  }
+
+  /// Where term k of a chunk lies in a panel.
+  template <class T>
+  NOLA_INLINE static Index RowOf(Index k, bool interleaved, Index sumSize, Index panelWidth) {
+    return interleaved ? k % kParts<T> * sumSize + k / kParts<T> * panelWidth
+                       : k / kTerms<T> * sumSize + k % kTerms<T> * panelWidth;
+  }
+
+  /// Copies source(k, j) for k below `depth` and j below `width` into a panel, and zeros beside them.
+  template <class T>
+  NOLA_TARGET static void Pack(const MatrixView<T>& source, Index depth, Index width, bool interleaved,
+                               Index sumSize, Index panelWidth, T* panel) {
+    using S = Simd<T>;
+    constexpr Index kSide = kWidth<T>;
+    const Index padded = panelWidth != kGroup<T> && width <= kSide ? kSide : panelWidth;
+    if (source.transposed) {
+      for (Index j = 0; j < padded; j += kSide) {
+        Index next = interleaved ? FirstSquare(source) : kSide;
+        for (Index k = 0; k < depth; k = next, next += kSide) {
+          typename S::Register square[kWidth<T>];
+          const Index terms = std::min(next, depth) - k;
+          NOLA_UNROLL
+          for (Index i = kSide; i < 2 * kSide; ++i) Prefetch(source.From(k, j + i).data);
+          LoadSquare(source.From(k, j), terms, std::clamp<Index>(width - j, 0, kSide), square);
+          ZipParts<T, kSide>(square);
+          NOLA_UNROLL
+          for (Index i = 0; i < kSide; ++i) {
+            if (i < terms) {
+              S::Store(panel + RowOf<T>(k + i, interleaved, sumSize, panelWidth) + j, square[i]);
+            }
+          }
+        }
+      }
+      return;
+    }
+    const Index whole = width / kSide * kSide;
+    const typename S::Mask rest = S::First(width - whole);
+    for (Index k = 0; k < depth; ++k) {
+      const T* from = source.data + k * source.stride;
+      T* to = panel + RowOf<T>(k, interleaved, sumSize, panelWidth);
+      Prefetch(from + kRows * source.stride);
+      Prefetch(from + kRows * source.stride + kLine<T>);
+      for (Index j = 0; j < padded; j += kSide) {
+        S::Store(to + j, j < whole ? S::Load(from + j) : j < width ? S::Load(from + j, rest) : S::Fill(T(0)));
+      }
+    }
+  }
+
+  /// The product of a packed block with a packed strip.
+  template <class T>
+  NOLA_TARGET static void SumStrip(const MatrixProduct<T>& strip, const Panels<T>& panels, const T* left,
+                                   const T* right) {
+    if (strip.columns <= Index{kWidth<T>}) return SumTiles<1>(strip, panels, left, right);
+    SumTiles<kTileRegisters>(strip, panels, left, right);
+  }
+
+  /// One sum for all tiles, then the next: a sum's part of the strip stays in the first-level cache.
+  template <unsigned registers, class T>
+  NOLA_TARGET static void SumTiles(const MatrixProduct<T>& strip, const Panels<T>& panels, const T* left,
+                                   const T* right) {
+    const Index numSums =
+        panels.interleaved ? std::min(strip.depth, kParts<T>) : (strip.depth + kTerms<T> - 1) / kTerms<T>;
+    const Index tiles = (strip.rows + kTileRows - 1) / kTileRows;
+    const Index ahead = (kTerms<T> * kWide<T> / kLine<T> + tiles - 1) / tiles * kLine<T>;
+    Index sum = 0;
+    do {
+      const Index terms = panels.interleaved ? (strip.depth - sum + kParts<T> - 1) / kParts<T>
+                                             : std::min(strip.depth - sum * kTerms<T>, kTerms<T>);
+      const T* const next = right + kTerms<T> * kWide<T>;
+      for (Index tile = 0; tile < tiles; ++tile) {
+        for (Index i = 0; i < ahead; i += kLine<T>) Prefetch(next + tile * ahead + i);
+        const TilePlace<T> place =
+            Begin<registers>(strip, panels, tile * kTileRows, sum == 0, sum + 1 >= numSums);
+        SumTile<registers>(left + TileOffset<T>(tile), right, terms, place);
+        if (sum + 1 >= numSums) End<registers>(strip, tile * kTileRows, place);
+      }
+      left += panels.Groups(strip.rows) * kTerms<T> * kGroup<T>;
+      right = next;
+      ++sum;
+    } while (sum < numSums);
+  }
+
+  template <class T>
+  NOLA_INLINE static Index TileOffset(Index tile) {
+    const Index i = tile * kTileRows;
+    return i / kGroup<T> * kGroup<T> * kTerms<T> + i % kGroup<T>;
+  }
+
+  /// Where a tile's sum starts from, null for zero, and goes to.
+  template <class T>
+  struct TilePlace {
+    const T* from;
+    Index fromStride;
+    T* to;
+    Index toStride;
+  };
+
+  /// A whole tile starts from where the product does and ends in its result, the sums between and tiles at
+  /// the edges are in memory of their own.
+  template <unsigned registers, class T>
+  NOLA_INLINE static TilePlace<T> Begin(const MatrixProduct<T>& strip, const Panels<T>& panels, Index i,
+                                        bool isFirst, bool isLast) {
+    constexpr Index kColumns = registers * kWidth<T>;
+    T* const kept = panels.totals + i * kWide<T>;
+    TilePlace<T> place{kept, kColumns, kept, kColumns};
+    const Index rows = std::min<Index>(kTileRows, strip.rows - i);
+    const bool isWhole = rows == kTileRows && strip.columns == kColumns;
+    if (isFirst && strip.initial == nullptr) place.from = nullptr;
+    if (isFirst && strip.initial != nullptr) {
+      const T* const initial = strip.initial + i * strip.initialStride;
+      if (isWhole) {
+        place.from = initial;
+        place.fromStride = strip.initialStride;
+        for (Index r = 0; r < kTileRows; ++r) {
+          Prefetch(initial + r * strip.initialStride);
+          Prefetch(initial + r * strip.initialStride + kColumns - 1);
+        }
+      } else {
+        CopyRows(initial, strip.initialStride, rows, strip.columns, kept, kColumns);
+      }
+    }
+    if (isLast && isWhole) {
+      place.to = strip.result + i * strip.resultStride;
+      place.toStride = strip.resultStride;
+      for (Index r = 0; r < kTileRows; ++r) {
+        Prefetch(place.to + r * place.toStride);
+        Prefetch(place.to + r * place.toStride + kColumns - 1);
+      }
+    }
+    return place;
+  }
+
+  template <unsigned registers, class T>
+  NOLA_INLINE static void End(const MatrixProduct<T>& strip, Index i, const TilePlace<T>& place) {
+    T* const result = strip.result + i * strip.resultStride;
+    if (place.to == result) return;
+    CopyRows(place.to, place.toStride, std::min<Index>(kTileRows, strip.rows - i), strip.columns, result,
+             strip.resultStride);
+  }
+
+  template <class T>
+  static void CopyRows(const T* from, Index fromStride, Index rows, Index columns, T* to, Index toStride) {
+    for (Index row = 0; row < rows; ++row) std::copy_n(from + row * fromStride, columns, to + row * toStride);
+  }
+
+  /// The sum of a tile.
+  template <unsigned registers, class T>
+  NOLA_INLINE static void SumTile(const T* left, const T* right, Index terms, const TilePlace<T>& place) {
+    using S = Simd<T>;
+    typename S::Register sums[kTileRows][registers];
+    NOLA_UNROLL
+    for (unsigned r = 0; r < kTileRows; ++r) {
+      NOLA_UNROLL
+      for (unsigned c = 0; c < registers; ++c) sums[r][c] = S::Fill(T(0));
+    }
+    _Pragma("GCC unroll 4") for (Index k = 0; k < terms; ++k) {
+      typename S::Register factors[registers];
+      NOLA_UNROLL
+      for (unsigned c = 0; c < registers; ++c) factors[c] = S::Load(right + c * kWidth<T>);
+      NOLA_UNROLL
+      for (unsigned r = 0; r < kTileRows; ++r) {
+        const typename S::Register factor = S::Fill(left[r]);
+        NOLA_UNROLL
+        for (unsigned c = 0; c < registers; ++c) sums[r][c] = S::MultiplyAdd(factor, factors[c], sums[r][c]);
+      }
+      left += kGroup<T>;
+      right += kWide<T>;
+    }
+    NOLA_UNROLL
+    for (unsigned r = 0; r < kTileRows; ++r) {
+      NOLA_UNROLL
+      for (unsigned c = 0; c < registers; ++c) {
+        const Index column = c * kWidth<T>;
+        if (place.from != nullptr) {
+          sums[r][c] = S::Add(S::Load(place.from + r * place.fromStride + column), sums[r][c]);
+        }
+        S::Store(place.to + r * place.toStride + column, sums[r][c]);
+      }
+    }
+  }
+};
