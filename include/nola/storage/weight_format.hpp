@@ -1,0 +1,106 @@
+// WeightFormat: the formats of frozen weights, what each takes, and how its numbers are decoded and encoded.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "nola/core/compiled.hpp"
+#include "nola/core/error.hpp"
+#include "nola/core/tensor.hpp"
+#include "nola/storage/number_type.hpp"
+
+namespace nola {
+
+/// How the numbers of a frozen matrix lie in memory and in files.
+/// @see io/specification.md, "Weights in fewer bits"; Dettmers et al.: QLoRA (NeurIPS 2023), section 3, for
+/// nf4.
+enum class WeightFormat {
+  f32,
+  f16,
+  bf16,
+  int8,  ///< levels -127..127 and a scale, binary32, for each stored row
+  int4,  ///< levels 0..15, and a scale and a minimum, binary16, for each 64 numbers of a stored row
+  nf4    ///< one of sixteen fixed levels in -1..1, and a scale, binary16, for each 64 numbers likewise
+};
+
+/// All that is known of a format, in one place.
+struct WeightFormatFacts {
+  std::string_view name;
+  NumberType levelType;  ///< in a file
+  NumberType scaleType;  ///< in a file; unknown where there are no scales
+  Index block;           ///< numbers that are encoded together: a row is filled up to whole blocks
+  Index levelBytes;      ///< of a block
+  Index scaleBytes;      ///< of a block, or of a whole row if the row has one scale
+  bool scalesRow;
+  /// Decodes `count` numbers of a stored row from `first` on. The pointers are the row's.
+  void (*decode)(const std::byte* levels, const std::byte* scales, Index first, Index count, float* to);
+  /// Encodes a stored row, zeros behind its last number. @throws ConfigError, see EncodeRows.
+  void (*encode)(std::span<const float> numbers, std::byte* levels, std::byte* scales);
+  /// What is wrong with a stored row of so many numbers that came from elsewhere, or null.
+  const char* (*fault)(const std::byte* levels, const std::byte* scales, Index count);
+
+  bool IsQuantized() const { return scaleBytes > 0; }
+  Index Blocks(Index columns) const { return (columns + block - 1) / block; }
+  /// Bytes of a stored row's levels, and of its scales.
+  Index LevelStride(Index columns) const { return Blocks(columns) * levelBytes; }
+  Index ScaleStride(Index columns) const { return scalesRow ? scaleBytes : Blocks(columns) * scaleBytes; }
+};
+
+/// What is known of a format.
+const WeightFormatFacts& FactsOf(WeightFormat format);
+
+/// "int4"
+inline std::string_view WeightFormatName(WeightFormat format) { return FactsOf(format).name; }
+
+/// A stored matrix, row-major: a view.
+struct EncodedMatrix {
+  WeightFormat format = WeightFormat::f32;
+  Index rows = 0;  ///< as stored
+  Index columns = 0;
+  const std::byte* levels = nullptr;  ///< of no alignment
+  Index levelStride = 0;              ///< bytes from row to row
+  const std::byte* scales = nullptr;
+  Index scaleStride = 0;
+};
+
+/// Numbers of a stored row as floats: exactly what f32, f16 and bf16 hold, and otherwise rounded once.
+/// @pre row and numbers are within the matrix.
+inline void DecodeNumbers(const EncodedMatrix& matrix, Index row, Index first, Index count, float* to) {
+  FactsOf(matrix.format)
+      .decode(matrix.levels + row * matrix.levelStride,
+              matrix.scales == nullptr ? nullptr : matrix.scales + row * matrix.scaleStride, first, count,
+              to);
+}
+
+/// The same as another number type. Time and bits: those of the floats. Allocates nothing.
+template <std::floating_point T>
+void DecodeNumbers(const EncodedMatrix& matrix, Index row, Index first, Index count, T* to) {
+  constexpr Index kPiece = 512;
+  float numbers[kPiece];
+  for (Index done = 0; done < count; done += kPiece) {
+    const Index piece = std::min(kPiece, count - done);
+    DecodeNumbers(matrix, row, first + done, piece, numbers);
+    for (Index i = 0; i < piece; ++i) to[done + i] = static_cast<T>(numbers[i]);
+  }
+}
+
+/// Encodes rows [rows x columns], one after the other.
+/// @param levels, scales  as many bytes a row as the format's strides say.
+/// @throws ConfigError if a number is NaN, infinite, or beyond what the format can hold: binary16's 65,504
+/// for f16, int4 and nf4.
+void EncodeRows(WeightFormat format, const float* numbers, Index rows, Index columns, std::byte* levels,
+                std::byte* scales);
+
+/// What is wrong with a matrix that came from elsewhere, or nothing: scales or numbers that are not finite,
+/// a level that the format does not have, padding that is not zero. Reads all of it.
+std::string FaultOf(const EncodedMatrix& matrix);
+
+}  // namespace nola
+
+#ifdef NOLA_DEFINITIONS_HERE
+#include "nola/storage/weight_format.inl"
+#endif
