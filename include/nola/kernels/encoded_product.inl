@@ -1,9 +1,14 @@
 // The definition of the product that encoded_product.hpp declares.
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <type_traits>
 
 #include "nola/kernels/basis_workspace.hpp"
+#include "nola/kernels/decode_kernels.inl"
 #include "nola/kernels/parallel.hpp"
 
 namespace nola::detail {
@@ -15,38 +20,102 @@ T* StripScratch(std::size_t size) {
   return scratch.Reserve(size);
 }
 
-/// Decodes the right matrix a strip of columns and a part of the depth at a time. The depth may be cut where
-/// Multiply cuts its sums, at multiples of DotKernels::kChunk, the columns anywhere.
+/// How much of the right matrix is decoded at a time. The depth may be cut where sums are, the columns
+/// anywhere; whole blocks of levels are decoded fastest.
+struct DecodedStrip {
+  Index depth;
+  Index columns;
+};
+
+/// A product with a matrix that is decoded strip by strip.
 template <class T>
-void Multiply(const MatrixProduct<T>& product, const EncodedMatrix& right, InstructionSet set) {
-  constexpr Index kDepth = 512;
-  constexpr Index kStrip = 192;
-  if (product.rows == 0 || product.columns == 0) return;
-  const auto numbers = static_cast<double>(product.columns) * static_cast<double>(product.depth);
-  const double nanoseconds = numbers * (static_cast<double>(product.rows) / 50 + 0.5);
-  ParallelFor((product.columns + kStrip - 1) / kStrip, nanoseconds, [&](Index index) {
-    const Index first = index * kStrip;
-    const Index columns = std::min(kStrip, product.columns - first);
-    const MatrixProduct<T> strip = product.Block(0, first, product.rows, columns);
-    T* const decoded = StripScratch<T>(static_cast<std::size_t>(kDepth * kStrip));
+class EncodedProduct {
+ public:
+  EncodedProduct(const MatrixProduct<T>& product, const EncodedMatrix& right, InstructionSet set)
+      : product_(product),
+        right_(right),
+        multiply_(ProductKernelOf<T>(set).multiply),
+        decode_(DecoderOf<float>(right.format, set)),
+        strip_(StripOf(product)) {}
+
+  Index Strips() const { return (product_.columns + strip_.columns - 1) / strip_.columns; }
+
+  void Sum(Index index) const {
+    const Index first = index * strip_.columns;
+    const Index columns = std::min(strip_.columns, product_.columns - first);
+    const MatrixProduct<T> strip = product_.Block(0, first, product_.rows, columns);
+    T* const decoded = StripScratch<T>(static_cast<std::size_t>(strip_.depth * strip_.columns));
+    const bool transposed = product_.right.transposed;
     Index k = 0;
     do {
-      const Index end = std::min(k + kDepth, product.depth);
+      const Index end = std::min(k + strip_.depth, product_.depth);
       MatrixProduct<T> part = strip.Part(k, end);
-      if (product.right.transposed) {
-        part.right = {decoded, kDepth, true};
-        for (Index j = 0; j < columns; ++j) {
-          DecodeNumbers(right, first + j, k, end - k, decoded + j * kDepth);
-        }
+      part.right = {decoded, transposed ? strip_.depth : strip_.columns, transposed};
+      if (transposed) {
+        for (Index j = 0; j < columns; ++j) Decode(first + j, k, end - k, decoded + j * strip_.depth);
       } else {
-        part.right = {decoded, kStrip, false};
-        for (Index row = k; row < end; ++row) {
-          DecodeNumbers(right, row, first, columns, decoded + (row - k) * kStrip);
-        }
+        for (Index row = k; row < end; ++row)
+          Decode(row, first, columns, decoded + (row - k) * strip_.columns);
       }
-      Multiply<T>(part, set);
+      multiply_(part);
       k = end;
-    } while (k < product.depth);
+    } while (k < product_.depth);
+  }
+
+ private:
+  /// For many rows as much as a block of packed panels likes, for a few what the first-level cache holds:
+  /// then decoding is most of the work. Whole chunks of a transposed matrix, whole sums of another.
+  static DecodedStrip StripOf(const MatrixProduct<T>& product) {
+    constexpr Index kFewRows = 4;
+    if (product.rows > kFewRows) return {512, 192};
+    return product.right.transposed ? DecodedStrip{512, 16}
+                                    : DecodedStrip{128 * static_cast<Index>(sizeof(T) / sizeof(float)), 64};
+  }
+
+  void Decode(Index row, Index first, Index count, T* to) const {
+    const std::byte* const levels = right_.levels + row * right_.levelStride;
+    const std::byte* const scales =
+        right_.scales == nullptr ? nullptr : right_.scales + row * right_.scaleStride;
+    if constexpr (std::is_same_v<T, float>) {
+      decode_(levels, scales, first, count, to);
+    } else {
+      float numbers[512];
+      for (Index done = 0; done < count; done += std::ssize(numbers)) {
+        const Index piece = std::min<Index>(std::ssize(numbers), count - done);
+        decode_(levels, scales, first + done, piece, numbers);
+        std::copy_n(numbers, piece, to + done);
+      }
+    }
+  }
+
+  const MatrixProduct<T>& product_;
+  const EncodedMatrix& right_;
+  void (*multiply_)(const MatrixProduct<T>& block);
+  Decoder decode_;
+  DecodedStrip strip_;
+};
+
+template <class T>
+void Multiply(const MatrixProduct<T>& product, const EncodedMatrix& right, InstructionSet set) {
+  if (product.rows == 0 || product.columns == 0) return;
+  if constexpr (std::is_same_v<T, float> && std::endian::native == std::endian::little) {
+    const bool isAligned = reinterpret_cast<std::uintptr_t>(right.levels) % alignof(float) == 0 &&
+                           right.levelStride % static_cast<Index>(sizeof(float)) == 0;
+    if (right.format == WeightFormat::f32 && isAligned) {
+      MatrixProduct<float> where = product;
+      where.right.data = reinterpret_cast<const float*>(right.levels);
+      where.right.stride = right.levelStride / static_cast<Index>(sizeof(float));
+      return Multiply<float>(where, set);
+    }
+  }
+  const EncodedProduct<T> encoded(product, right, set);
+  const auto numbers = static_cast<double>(product.columns) * static_cast<double>(product.depth);
+  const double nanoseconds = numbers * (static_cast<double>(product.rows) / 50 + 0.2);
+  const Index strips = encoded.Strips();
+  const Index shares = std::min<Index>(strips, UsefulThreads(nanoseconds));
+  ParallelFor(shares, nanoseconds, [&](Index share) {
+    for (Index strip = strips * share / shares; strip < strips * (share + 1) / shares; ++strip)
+      encoded.Sum(strip);
   });
 }
 
