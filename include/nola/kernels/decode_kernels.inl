@@ -22,6 +22,15 @@ using Decoder = void (*)(const std::byte* levels, const std::byte* scales, Index
 #define NOLA_TARGET __attribute__((target("avx2,fma,f16c")))
 namespace avx2 {
 
+/// The levels of the low four bits of each lane.
+NOLA_TARGET inline __m256 NF4Value(__m256i words) {
+  const float* const values = NF4Format::kValues.data();
+  // A permutation reads three bits of a lane, a blend the highest: the fourth bit, moved up.
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(values), words),
+                          _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), words),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(words, 28)));
+}
+
 /// In registers of eight numbers. What is no whole register or block is left to the format's own function. A
 /// template, so that programs without encoded weights do not compile it.
 template <class Number>
@@ -72,17 +81,9 @@ class DecodeKernels {
 
   NOLA_TARGET static void DecodeNF4(const std::byte* levels, const std::byte* scales, Index first,
                                     Index count, Number* to) {
-    const __m256 low = _mm256_loadu_ps(NF4Format::kValues.data());
-    const __m256 high = _mm256_loadu_ps(NF4Format::kValues.data() + 8);
     DecodeBlocks(WeightFormat::nf4, levels, scales, first, count, to, [&](Index block) NOLA_TARGET {
       const __m256 scale = _mm256_set1_ps(Half(scales + 2 * block));
-      return [=](__m256i words) NOLA_TARGET {
-        // A permutation reads three bits of a lane, a blend the highest: the fourth bit, moved up.
-        const __m256 choose = _mm256_castsi256_ps(_mm256_slli_epi32(words, 28));
-        const __m256 value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, words),
-                                              _mm256_permutevar8x32_ps(high, words), choose);
-        return _mm256_mul_ps(value, scale);
-      };
+      return [=](__m256i words) NOLA_TARGET { return _mm256_mul_ps(NF4Value(words), scale); };
     });
   }
 

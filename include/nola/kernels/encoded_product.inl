@@ -9,6 +9,7 @@
 
 #include "nola/kernels/basis_workspace.hpp"
 #include "nola/kernels/decode_kernels.inl"
+#include "nola/kernels/encoded_dots.inl"
 #include "nola/kernels/parallel.hpp"
 
 namespace nola::detail {
@@ -36,7 +37,12 @@ class EncodedProduct {
         right_(right),
         multiply_(ProductKernelOf<T>(set).multiply),
         decode_(DecoderOf<float>(right.format, set)),
-        strip_(StripOf(product)) {}
+        strip_(StripOf(product)) {
+    const bool isDot = product.rows == 1 && product.right.transposed && product.depth % 64 == 0;
+    if constexpr (std::is_same_v<T, float>) {
+      if (isDot && product.depth > 0) dot_ = EncodedDotOf<float>(right.format, set);
+    }
+  }
 
   Index Strips() const { return (product_.columns + strip_.columns - 1) / strip_.columns; }
 
@@ -44,6 +50,9 @@ class EncodedProduct {
     const Index first = index * strip_.columns;
     const Index columns = std::min(strip_.columns, product_.columns - first);
     const MatrixProduct<T> strip = product_.Block(0, first, product_.rows, columns);
+    if constexpr (std::is_same_v<T, float>) {
+      if (dot_ != nullptr && columns % 8 == 0) return dot_(product_, right_, first, columns);
+    }
     T* const decoded = StripScratch<T>(static_cast<std::size_t>(strip_.depth * strip_.columns));
     const bool transposed = product_.right.transposed;
     Index k = 0;
@@ -92,6 +101,7 @@ class EncodedProduct {
   const EncodedMatrix& right_;
   void (*multiply_)(const MatrixProduct<T>& block);
   Decoder decode_;
+  EncodedDot dot_ = nullptr;  ///< for a row alone
   DecodedStrip strip_;
 };
 
