@@ -127,6 +127,13 @@ def main():
     pivot([row for row in timed if row["source"].startswith("torch") and row["group"].startswith("paper")],
           "step beside PyTorch", lambda group: group.removeprefix("paper in PyTorch, "),
           lambda row: duration(row["seconds"]))
+    for title, is_in in (("GPT-2 124M, rank 8 on query and value", False), ("GPT-2 124M beside PyTorch", True)):
+        pivot([row for row in timed if row["group"].startswith("GPT-2") and ("PyTorch" in row["group"]) == is_in], title,
+              lambda group: group.removeprefix("GPT-2 in PyTorch, ").removeprefix("GPT-2, "),
+              lambda row: duration(row["seconds"]))
+    table(["GPT-2 124M", "peak memory of a step above the weights"],
+          [[row["group"].removeprefix("GPT-2, "), f"{row['peak_bytes'] / 1e6:.0f} MB"] for row in rows
+           if "peak_bytes" in row])
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps({"machine": facts, "rows": rows}, indent=1), encoding="utf-8")
 

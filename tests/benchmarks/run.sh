@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds nola's benchmarks, runs them all and prints one table as Markdown; the figures also go to a JSON file.
-# On Debian it first installs what is missing (root or sudo). Leave the machine alone meanwhile: about twenty minutes.
+# On Debian it first installs what is missing (root or sudo). Leave the machine alone meanwhile: about half an hour.
 #   tests/benchmarks/run.sh            the table
 #   tests/benchmarks/run.sh --quick    sizes that only show that everything runs
-# One thread, but for the row that says so. OPENBLAS_CORETYPE is passed on to PyTorch as it is set, and PyTorch's products
+# One thread, but for the rows that say so. OPENBLAS_CORETYPE is passed on to PyTorch as it is set, and PyTorch's products
 # are checked first: an old OpenBLAS computes wrong results on processors it does not know.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,6 +20,7 @@ tools=(cmake:cmake "${CXX:-g++}:g++" python3:python3)
 command -v ninja >/dev/null || tools+=(make:make)
 packages=(libeigen3-dev)
 apt-cache show python3-torch >/dev/null 2>&1 && packages+=(python3-torch libopenblas0-pthread)
+apt-cache show libopenblas-pthread-dev >/dev/null 2>&1 && packages+=(libopenblas-pthread-dev)
 nola_require "nola's benchmarks" "${tools[@]}" -- "${packages[@]}"
 
 build=$PWD/build/benchmarks
@@ -53,9 +54,13 @@ run step-o2 "$programs/step_benchmark_o2"
 run compile "$programs/compile_benchmark"
 run memory "$programs/memory_benchmark"
 run llama70b "$programs/llama70b_benchmark"
+run gpt2 "$programs/gpt2_benchmark"
+run gpt2-torch "$python" tests/benchmarks/gpt2_torch.py "$programs/gpt2_benchmark"
 run torch "$python" tests/benchmarks/paper_torch.py "$programs/step_benchmark"
 if [ -x "$programs/step_benchmark_openmp" ] && [ "$cores" -gt 1 ]; then
   OMP_NUM_THREADS=2 run torch-2 "$python" tests/benchmarks/paper_torch.py "$programs/step_benchmark_openmp" --threads 2
+  run gpt2-2 "$programs/gpt2_benchmark" --threads 2
+  run gpt2-torch-2 "$python" tests/benchmarks/gpt2_torch.py "$programs/gpt2_benchmark" --threads 2
 fi
 "$python" tests/benchmarks/report.py "$results" --compiler "${CXX:-g++}" --json "$results/all.json"
 echo "as JSON: $results/all.json" >&2
