@@ -31,13 +31,13 @@ class Scale final : public nola::LayerBase<T> {
   void ComputeForward(const nola::TensorRef<T>& input, nola::Tensor<T>& output,
                       const nola::Pass& pass) override {
     ComputeInference(input, output, pass);
-    if (WeightTrains(pass.wanted)) input_ = input;
+    if (WeightTrains(pass.wanted)) input_.Keep(input, pass);
   }
 
   void ComputeBackward(const nola::TensorRef<T>& outputGradient, nola::Tensor<T>& inputGradient,
                        nola::Gradients wanted) override {
     for (nola::Index row = 0; row < outputGradient.rows() && WeightTrains(wanted); ++row) {
-      this->Gradient(kWeight) += outputGradient.row(row).cwiseProduct(input_.row(row));
+      this->Gradient(kWeight) += outputGradient.row(row).cwiseProduct(input_.Rows().row(row));
     }
     if (Includes(wanted, nola::Gradients::input)) ComputeInference(outputGradient, inputGradient, {});
   }
@@ -51,7 +51,7 @@ class Scale final : public nola::LayerBase<T> {
     return graph.Multiply(input, graph.Parameter(this->Slot(kWeight)));
   }
 
-  void ForgetForward() override { input_.resize(0, 0); }
+  void ForgetForward() override { input_.Forget(); }
 
  private:
   static constexpr std::size_t kWeight = 0;  // the first AddParameter
@@ -60,7 +60,7 @@ class Scale final : public nola::LayerBase<T> {
     return Includes(wanted, nola::Gradients::parameters) && this->IsTrainable(kWeight);
   }
 
-  nola::Tensor<T> input_;  // of the last forward pass
+  nola::KeptInput<T> input_;  // of the last forward pass
 };
 
 /// A gated block: y = x + projection(value(x) * sigmoid(gate(x))), number by number.

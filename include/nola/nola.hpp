@@ -22,6 +22,7 @@
 #include "nola/kernels/encoded_product.hpp"
 #include "nola/layers/activations.hpp"
 #include "nola/layers/composite.hpp"
+#include "nola/layers/contract/kept_input.hpp"
 #include "nola/layers/contract/layer.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 #include "nola/layers/contract/layer_tree.hpp"

@@ -13,6 +13,7 @@
 #include "nola/adapters/adapter_description.hpp"
 #include "nola/core/scratch_pool.hpp"
 #include "nola/kernels/matrix_product.hpp"
+#include "nola/layers/contract/kept_input.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 #include "nola/layers/dense_layer.hpp"
 
@@ -164,7 +165,8 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) final {
     if (StatelessBase() == nullptr)
       BaseLayer()->Forward(input, output, pass.With(BaseGradients(pass.wanted)));
-    AddUpdate(input, projected_, output, Includes(pass.wanted, Gradients::parameters) ? &input_ : nullptr);
+    AddUpdate(input, projected_, output);
+    if (Includes(pass.wanted, Gradients::parameters)) input_.Keep(input, pass);
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients wanted) final {
@@ -177,7 +179,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     detail::SetProduct(outputGradient, FactorB(), projectedGradient_);
     projectedGradient_ *= Scaling();
     if (Includes(wanted, Gradients::parameters)) {
-      AccumulateFactorGradients(input_, projectedGradient_, outputGradient, projected_);
+      AccumulateFactorGradients(input_.Rows(), projectedGradient_, outputGradient, projected_);
     }
     if (!inputWanted) return;
     if (statelessBase == nullptr) {
@@ -191,7 +193,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const final {
     if (StatelessBase() == nullptr) BaseLayer()->Infer(input, output, pass);
     const typename Pool::Lease projected(pool_);
-    AddUpdate(input, *projected, output, nullptr);
+    AddUpdate(input, *projected, output);
   }
 
   /// As a branch, A with the scaling in it.
@@ -211,7 +213,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
 
   void ForgetForward() final {
     LayerBase<T>::ForgetForward();
-    input_.resize(0, 0);
+    input_.Forget();
     projected_.resize(0, 0);
     projectedGradient_.resize(0, 0);
     pool_.Clear();
@@ -244,27 +246,24 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
  private:
   using Pool = detail::ScratchPool<Tensor<T>>;
 
-  /// output = base + scaling * (x A) B, and a copy of the input if it is to be kept. A stateless base adds
-  /// its product to the update, which takes the place of clearing the output; any other has written its
-  /// output already. Some rows at a time, so that the second use of a row finds it in a cache.
-  void AddUpdate(const TensorRef<T>& input, Tensor<T>& projected, Tensor<T>& output, Tensor<T>* kept) const {
+  /// output = base + scaling * (x A) B. A stateless base adds its product to the update, which takes the
+  /// place of clearing the output; any other has written its output already.
+  void AddUpdate(const TensorRef<T>& input, Tensor<T>& projected, Tensor<T>& output) const {
     constexpr Index kCached = Index{1 << 19} / Index{sizeof(T)};
     const Index rows = input.rows();
-    const Index block = std::clamp<Index>(kCached / std::max(this->InputSize(), this->OutputSize()), 1, 256);
+    const Index most = std::clamp<Index>(kCached / std::max(this->InputSize(), this->OutputSize()), 1, 256);
+    const Index blocks = (rows + most - 1) / most;
     const double operations = static_cast<double>(rows) * static_cast<double>(rank_) *
                               static_cast<double>(this->InputSize() + this->OutputSize());
     const ILinearLayer<T>* const statelessBase = StatelessBase();
     projected.resize(rows, rank_);
-    if (kept != nullptr) kept->resize(rows, this->InputSize());
     if (statelessBase != nullptr) output.resize(rows, this->OutputSize());
-    detail::ParallelFor((rows + block - 1) / block, operations / 50, [&](Index i) {
-      const Index count = std::min(block, rows - i * block);
-      const auto part = input.middleRows(i * block, count);
-      Eigen::Map<Tensor<T>> projectedPart(projected.data() + i * block * rank_, count, rank_);
-      auto outputPart = output.middleRows(i * block, count);
-      for (Index row = 0; kept != nullptr && row < count; ++row) {
-        std::copy_n(detail::RowOf(part, row), part.cols(), detail::RowOf(*kept, i * block + row));
-      }
+    detail::ParallelFor(blocks, operations / 50, [&](Index i) {
+      const Index first = rows * i / blocks;
+      const Index count = rows * (i + 1) / blocks - first;
+      const auto part = input.middleRows(first, count);
+      Eigen::Map<Tensor<T>> projectedPart(projected.data() + first * rank_, count, rank_);
+      auto outputPart = output.middleRows(first, count);
       detail::SetProduct(part, FactorA(), projectedPart);
       projectedPart *= Scaling();
       if (statelessBase == nullptr) {
@@ -295,7 +294,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
 
   Index rank_;
   T alpha_{};
-  detail::OfPass<T> input_;              // of the last forward pass [n x in]
+  KeptInput<T> input_;                   // of the last forward pass [n x in]
   detail::OfPass<T> projected_;          // scaling * x A [n x rank]
   detail::OfPass<T> projectedGradient_;  // scaling * g B^T [n x rank]
   mutable Pool pool_;

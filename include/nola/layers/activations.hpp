@@ -5,8 +5,12 @@
 #include <memory>
 #include <numbers>
 #include <string>
+#include <type_traits>
 
 #include "nola/core/compiled.hpp"
+#include "nola/kernels/row_loops.hpp"
+#include "nola/kernels/work_row.hpp"
+#include "nola/layers/contract/kept_input.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
@@ -19,11 +23,11 @@ void ApplyFunction(const Function& function, const Input& x, Output& y) {
   if constexpr (requires { function.template Values<T>(x, y); }) {
     function.template Values<T>(x, y);
   } else {
-    for (Index row = 0; row < x.rows(); ++row) {
+    ForEachRow(x.rows(), x.cols(), 1, [&](Index row) {
       const T* const from = RowOf(x, row);
       T* const to = RowOf(y, row);
       for (Index i = 0; i < x.cols(); ++i) to[i] = function.template Value<T>(from[i]);
-    }
+    });
   }
 }
 
@@ -49,7 +53,7 @@ class ActivationLayer final : public LayerBase<T> {
     ComputeInference(input, output, pass);
     if (!Includes(pass.wanted, Gradients::input)) return;
     if constexpr (Function::kKeepsInput) {
-      kept_ = input;
+      kept_.Keep(input, pass);
     } else {
       kept_ = output;
     }
@@ -58,15 +62,16 @@ class ActivationLayer final : public LayerBase<T> {
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
     if (!Includes(wanted, Gradients::input)) return;
-    if constexpr (requires { function_.InputGradients(kept_, outputGradient, inputGradient); }) {
-      function_.InputGradients(kept_, outputGradient, inputGradient);
+    const TensorRef<T> all = Kept();
+    if constexpr (requires { function_.InputGradients(all, outputGradient, inputGradient); }) {
+      function_.InputGradients(all, outputGradient, inputGradient);
     } else {
-      for (Index row = 0; row < kept_.rows(); ++row) {
-        const T* const kept = detail::RowOf(kept_, row);
+      detail::ForEachRow(all.rows(), all.cols(), 1, [&](Index row) {
+        const T* const kept = detail::RowOf(all, row);
         const T* const out = detail::RowOf(outputGradient, row);
         T* const in = detail::RowOf(inputGradient, row);
-        for (Index i = 0; i < kept_.cols(); ++i) in[i] = out[i] * function_.template Derivative<T>(kept[i]);
-      }
+        for (Index i = 0; i < all.cols(); ++i) in[i] = out[i] * function_.template Derivative<T>(kept[i]);
+      });
     }
   }
 
@@ -83,11 +88,25 @@ class ActivationLayer final : public LayerBase<T> {
     }
   }
 
-  void ForgetForward() override { kept_.resize(0, 0); }
+  void ForgetForward() override {
+    if constexpr (Function::kKeepsInput) {
+      kept_.Forget();
+    } else {
+      kept_.resize(0, 0);
+    }
+  }
 
  private:
+  TensorRef<T> Kept() const {
+    if constexpr (Function::kKeepsInput) {
+      return kept_.Rows();
+    } else {
+      return kept_;
+    }
+  }
+
   Function function_;
-  detail::OfPass<T> kept_;
+  std::conditional_t<Function::kKeepsInput, KeptInput<T>, detail::OfPass<T>> kept_;
 };
 
 struct ReLUFunction {
@@ -118,34 +137,44 @@ struct GELUFunction {
   /// y = x Phi(x), matrices of one shape, or one matrix.
   template <class T, class Input, class Output>
   void Values(const Input& x, Output& y) const {
-    if (tanhApproximation) {
-      y = (T(0.5) * x.array() * (T(1) + Inner<T>(x.array()).tanh())).matrix();
-    } else {
-      y = x.unaryExpr([](T value) { return T(0.5) * value * (T(1) + Erf(value)); });
-    }
+    detail::ForEachRow(x.rows(), x.cols(), tanhApproximation ? 2 : 20, [&](Index row) {
+      detail::WorkRow<T> in = detail::MakeWorkRow<T>(x.cols(), 0);
+      in = x.row(row);
+      if (tanhApproximation) {
+        detail::WorkRow<T> t = detail::MakeWorkRow<T>(x.cols(), 1);
+        t = Inner<T>(in.array()).tanh();
+        in = T(0.5) * in.array() * (T(1) + t.array());
+      } else {
+        in = in.unaryExpr([](T value) { return T(0.5) * value * (T(1) + Erf(value)); });
+      }
+      y.row(row) = in;
+    });
   }
 
   /// dx = dy times the derivative at x, all [n x size].
-  template <class T>
-  void InputGradients(const Tensor<T>& x, const TensorRef<T>& dy, Tensor<T>& dx) const {
-    if (tanhApproximation) {
-      dx.resize(x.rows(), x.cols());
-      // tanh is 1 in every type beyond 10, where the square might overflow.
-      const T slope = Scale<T>();
-      const T cubicSlope = T(3) * slope * Cubic<T>();
-      for (Index row = 0; row < x.rows(); ++row) {  // a row at a time: its tanh is still in the cache
-        const auto in = x.row(row).array();
-        auto t = dx.row(row).array();
+  template <class X, class T>
+  void InputGradients(const X& x, const TensorRef<T>& dy, Tensor<T>& dx) const {
+    dx.resize(x.rows(), x.cols());
+    detail::ForEachRow(x.rows(), x.cols(), tanhApproximation ? 2 : 20, [&](Index row) {
+      detail::WorkRow<T> work = detail::MakeWorkRow<T>(x.cols(), 0);
+      work = x.row(row);
+      auto in = work.array();
+      if (tanhApproximation) {
+        detail::WorkRow<T> tanh = detail::MakeWorkRow<T>(x.cols(), 1);
+        auto t = tanh.array();
         t = Inner<T>(in).tanh();
-        t = T(0.5) * dy.row(row).array() *
-            (T(1) + t + in * (T(1) - t * t) * (slope + cubicSlope * in.square().min(T(100))));
+        // tanh is 1 in every type beyond 10, where the square might overflow.
+        const T slope = Scale<T>();
+        const T cubicSlope = T(3) * slope * Cubic<T>();
+        in = T(0.5) * (T(1) + t + in * (T(1) - t * t) * (slope + cubicSlope * in.square().min(T(100))));
+      } else {
+        in = in.unaryExpr([](T value) {
+          const T density = std::exp(T(-0.5) * value * value) / std::sqrt(T(2) * std::numbers::pi_v<T>);
+          return T(0.5) * (T(1) + Erf(value)) + value * density;
+        });
       }
-    } else {
-      dx = x.binaryExpr(dy, [](T value, T gradient) {
-        const T density = std::exp(T(-0.5) * value * value) / std::sqrt(T(2) * std::numbers::pi_v<T>);
-        return gradient * (T(0.5) * (T(1) + Erf(value)) + value * density);
-      });
-    }
+      dx.row(row) = dy.row(row).cwiseProduct(work);
+    });
   }
 
  private:

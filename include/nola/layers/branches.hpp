@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/kernels/row_loops.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
 namespace nola::detail {
@@ -50,13 +51,16 @@ class Branches {
 
   /// Does nothing for a layer that is not wanted.
   /// @param inputGradient  filled by branch 0, added to by the others; empty if it is not wanted.
-  /// @param spare  memory for one branch's share of it, overwritten.
   void Backward(std::size_t branch, ILayer<T>& layer, const TensorRef<T>& outputGradient,
-                Tensor<T>& inputGradient, Tensor<T>& spare) {
+                Tensor<T>& inputGradient) {
     if (!IsWanted(branch)) return;
-    const bool adds = branch > 0 && Includes(wanted_[branch], Gradients::input);
-    layer.Backward(outputGradient, adds ? spare : inputGradient);  // an unwanted gradient would empty `spare`
-    if (adds) inputGradient += spare;
+    if (branch == 0 || !Includes(wanted_[branch], Gradients::input)) {
+      layer.Backward(outputGradient, inputGradient);
+      return;
+    }
+    const std::shared_ptr<Tensor<T>> share = TakeMatrix<T>(inputGradient.rows(), inputGradient.cols());
+    layer.Backward(outputGradient, *share);
+    AddRows<T>(*share, inputGradient);
   }
 
  private:

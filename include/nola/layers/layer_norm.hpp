@@ -6,6 +6,7 @@
 #include <string>
 
 #include "nola/core/compiled.hpp"
+#include "nola/kernels/row_loops.hpp"
 #include "nola/kernels/work_row.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
@@ -29,17 +30,19 @@ void RescaleRow(WorkRow<T>& row, const Tensor<T>& weight, const Tensor<T>& bias)
   row = row.cwiseProduct(weight.row(0)) + bias.row(0);
 }
 
+inline constexpr double kNormNanoseconds = 1;  ///< a number, about
+
 /// The output of a LayerNorm.
 template <std::floating_point T, class Input, class Output>
 void NormalizeRows(const Input& input, const Tensor<T>& weight, const Tensor<T>& bias, T epsilon,
                    Output&& output) {
-  WorkRow<T> work = MakeWorkRow<T>(input.cols(), 0);
-  for (Index row = 0; row < input.rows(); ++row) {
+  ForEachRow(input.rows(), input.cols(), kNormNanoseconds, [&](Index row) {
+    WorkRow<T> work = MakeWorkRow<T>(input.cols(), 0);
     work = input.row(row);
     NormalizeRow<T>(work, epsilon);
     RescaleRow<T>(work, weight, bias);
     output.row(row) = work;
-  }
+  });
 }
 
 }  // namespace detail
@@ -75,14 +78,14 @@ class LayerNorm final : public LayerBase<T> {
     normalized_.resize(input.rows(), input.cols());
     scales_.resize(input.rows());
     output.resize(input.rows(), input.cols());
-    detail::WorkRow<T> work = detail::MakeWorkRow<T>(input.cols(), 0);
-    for (Index row = 0; row < input.rows(); ++row) {
+    detail::ForEachRow(input.rows(), input.cols(), detail::kNormNanoseconds, [&](Index row) {
+      detail::WorkRow<T> work = detail::MakeWorkRow<T>(input.cols(), 0);
       work = input.row(row);
       scales_(row) = detail::NormalizeRow<T>(work, epsilon_);
       normalized_.row(row) = work;
       detail::RescaleRow<T>(work, this->Slot(kWeight)->value, this->Slot(kBias)->value);
       output.row(row) = work;
-    }
+    });
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
@@ -95,9 +98,10 @@ class LayerNorm final : public LayerBase<T> {
     }
     if (!Includes(wanted, Gradients::input)) return;
     const auto weight = this->Slot(kWeight)->value.row(0);
-    detail::WorkRow<T> gradient = detail::MakeWorkRow<T>(this->InputSize(), 0);
-    detail::WorkRow<T> normalized = detail::MakeWorkRow<T>(this->InputSize(), 1);
-    for (Index row = 0; row < outputGradient.rows(); ++row) {
+    const Index size = this->InputSize();
+    detail::ForEachRow(outputGradient.rows(), size, detail::kNormNanoseconds, [&](Index row) {
+      detail::WorkRow<T> gradient = detail::MakeWorkRow<T>(size, 0);
+      detail::WorkRow<T> normalized = detail::MakeWorkRow<T>(size, 1);
       normalized = normalized_.row(row);
       gradient = outputGradient.row(row);
       gradient = gradient.cwiseProduct(weight);
@@ -105,7 +109,7 @@ class LayerNorm final : public LayerBase<T> {
       const T along = gradient.dot(normalized) / static_cast<T>(gradient.size());
       gradient = scales_(row) * (gradient.array() - mean - along * normalized.array());
       inputGradient.row(row) = gradient;
-    }
+    });
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "nola/core/compiled.hpp"
-#include "nola/core/scratch_pool.hpp"
 #include "nola/layers/branches.hpp"
 
 namespace nola {
@@ -37,18 +36,20 @@ class Product final : public detail::BranchedLayer<T> {
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
+    const std::shared_ptr<Tensor<T>> gradient =
+        detail::TakeMatrix<T>(outputGradient.rows(), outputGradient.cols());
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
       if (!this->branches_.IsWanted(i)) continue;
-      branchGradient_ = outputGradient;
+      *gradient = outputGradient;
       for (std::size_t j = 0; j < this->BranchCount(); ++j) {
-        if (j != i) branchGradient_ = branchGradient_.cwiseProduct(outputs_[j]);
+        if (j != i) *gradient = gradient->cwiseProduct(outputs_[j]);
       }
-      this->branches_.Backward(i, this->Branch(i), branchGradient_, inputGradient, spare_);
+      this->branches_.Backward(i, this->Branch(i), *gradient, inputGradient);
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
-    const typename Pool::Lease factor(pool_);
+    const std::shared_ptr<Tensor<T>> factor = detail::TakeMatrix<T>(input.rows(), this->OutputSize());
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
       this->Branch(i).Infer(input, *factor, pass);
       Multiply(i, *factor, output);
@@ -66,14 +67,9 @@ class Product final : public detail::BranchedLayer<T> {
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
     outputs_.clear();
-    branchGradient_.resize(0, 0);
-    spare_.resize(0, 0);
-    pool_.Clear();
   }
 
  private:
-  using Pool = detail::ScratchPool<Tensor<T>>;
-
   static void Multiply(std::size_t branch, const Tensor<T>& factor, Tensor<T>& product) {
     if (branch == 0) {
       product = factor;
@@ -83,9 +79,6 @@ class Product final : public detail::BranchedLayer<T> {
   }
 
   detail::OfPass<T, std::vector<Tensor<T>>> outputs_;  // of each branch in the last forward pass
-  Tensor<T> branchGradient_;
-  Tensor<T> spare_;  // a branch's input gradient
-  mutable Pool pool_;
 };
 
 NOLA_COMPILED_CLASS(layers, Product);

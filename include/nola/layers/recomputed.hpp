@@ -7,6 +7,7 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/layers/branches.hpp"
+#include "nola/layers/contract/kept_input.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
@@ -35,7 +36,7 @@ class Recomputed final : public LayerBase<T> {
     Layer().Infer(input, output, pass);
     Layer().ResetState();  // or it would hold on to what it used until its turn to go back
     if (wanted_ == Gradients::none) return;
-    input_ = input;
+    input_.Keep(input, pass);
     if (pass.rows != nullptr) {
       rows_ = *pass.rows;
     } else {
@@ -45,9 +46,9 @@ class Recomputed final : public LayerBase<T> {
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
     if (wanted_ == Gradients::none) return;
-    Tensor<T> output;
-    Layer().Forward(input_, output, {wanted_, &rows_});
-    output.resize(0, 0);
+    HeldInput held = input_.Held();
+    Layer().Forward(input_.Rows(), *detail::TakeMatrix<T>(outputGradient.rows(), this->OutputSize()),
+                    {wanted_, &rows_, &held});
     Layer().Backward(outputGradient, inputGradient);
     Layer().ResetState();
   }
@@ -62,7 +63,7 @@ class Recomputed final : public LayerBase<T> {
 
   void ForgetForward() override {
     LayerBase<T>::ForgetForward();
-    input_.resize(0, 0);
+    input_.Forget();
     rows_ = {};
   }
 
@@ -70,7 +71,7 @@ class Recomputed final : public LayerBase<T> {
   ILayer<T>& Layer() const { return *this->Children()[0].layer; }
 
   Gradients wanted_ = Gradients::none;  // of the child in the last forward pass
-  detail::OfPass<T> input_;             // of the last forward pass, if the child has a backward pass
+  KeptInput<T> input_;                  // of the last forward pass, if the child has a backward pass
   RowPlan rows_;
 };
 

@@ -32,18 +32,18 @@ class Residual final : public LayerBase<T> {
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     branch_.Forward(0, Layer(), input, output, pass);
-    output += input;
+    detail::AddRows<T>(input, output);
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
-    branch_.Backward(0, Layer(), outputGradient, inputGradient, inputGradient);
-    if (Includes(wanted, Gradients::input)) inputGradient += outputGradient;
+    branch_.Backward(0, Layer(), outputGradient, inputGradient);
+    if (Includes(wanted, Gradients::input)) detail::AddRows<T>(outputGradient, inputGradient);
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
     Layer().Infer(input, output, pass);
-    output += input;
+    detail::AddRows<T>(input, output);
   }
 
   ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "nola/core/compiled.hpp"
+#include "nola/layers/contract/kept_input.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
 namespace nola {
@@ -43,14 +44,14 @@ class ScaleShift final : public LayerBase<T> {
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     ComputeInference(input, output, pass);
-    if (Includes(pass.wanted, Gradients::parameters) && this->IsTrainable(kWeight)) input_ = input;
+    if (Includes(pass.wanted, Gradients::parameters) && this->IsTrainable(kWeight)) input_.Keep(input, pass);
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
     if (Includes(wanted, Gradients::parameters)) {
       if (this->IsTrainable(kWeight)) {  // or there is no input kept
-        this->AddRowsToGradient(kWeight, outputGradient.cwiseProduct(input_));
+        this->AddRowsToGradient(kWeight, outputGradient.cwiseProduct(input_.Rows()));
       }
       this->AddRowsToGradient(kBias, outputGradient);
     }
@@ -69,7 +70,7 @@ class ScaleShift final : public LayerBase<T> {
     return graph.Add(graph.Multiply(input, weight), bias);
   }
 
-  void ForgetForward() override { input_.resize(0, 0); }
+  void ForgetForward() override { input_.Forget(); }
 
  private:
   static constexpr std::size_t kWeight = 0;
@@ -77,7 +78,7 @@ class ScaleShift final : public LayerBase<T> {
 
   auto Weight() const { return this->Slot(kWeight)->value.row(0); }
 
-  detail::OfPass<T> input_;  // of the last forward pass, if the weight trains
+  KeptInput<T> input_;  // of the last forward pass, if the weight trains
 };
 
 NOLA_COMPILED_CLASS(layers, ScaleShift);

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "nola/core/compiled.hpp"
-#include "nola/core/scratch_pool.hpp"
 #include "nola/layers/branches.hpp"
 #include "nola/layers/contract/layer_base.hpp"
 
@@ -33,13 +32,9 @@ class Sequential final : public LayerBase<T> {
       throw ShapeError(Message({"Sequential: '", name, "' takes ", layer->InputSize(),
                                 " inputs, the layer before it has ", this->OutputSize(), " outputs"}));
     }
-    buffers_.reserve(buffers_.size() + 1);  // nothing fails once the child is listed
-    widths_.reserve(widths_.size() + 1);
     this->AddChild(std::move(name), std::move(layer));
-    buffers_.push_back(BufferFor(this->Children().back().layer->OutputSize()));
     this->SetSizes(this->Children().front().layer->InputSize(), this->Children().back().layer->OutputSize());
     this->DropForward();
-    pool_.Clear();
     return *this;
   }
 
@@ -69,18 +64,21 @@ class Sequential final : public LayerBase<T> {
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     const auto layers = this->Children();
-    const Buffers between(*this);
     wanted_.resize(layers.size());
     bool inputWanted = Includes(pass.wanted, Gradients::input);
+    Between below;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       wanted_[i] = detail::WantedOfChild(*layers[i].layer, pass.wanted, inputWanted);
       inputWanted = wanted_[i] != Gradients::none;
-      Tensor<T>& target = i + 1 == layers.size() ? output : between[buffers_[i]];
+      Between above = Above(i, input.rows());
+      Tensor<T>& target = above ? *above : output;
       if (i == 0) {
         layers[i].layer->Forward(input, target, pass.With(wanted_[i]));
       } else {
-        layers[i].layer->Forward(between[buffers_[i - 1]], target, pass.With(wanted_[i]));
+        HeldInput held = HeldInput::Of(below);
+        layers[i].layer->Forward(*below, target, {wanted_[i], pass.rows, &held});
       }
+      below = std::move(above);
     }
     if (layers.empty()) output = input;
   }
@@ -92,17 +90,17 @@ class Sequential final : public LayerBase<T> {
       if (Includes(wanted, Gradients::input)) inputGradient = outputGradient;
       return;
     }
-    const Buffers between(*this);
-    Tensor<T>* above = nullptr;
+    Between above;
     for (std::size_t i = layers.size(); i-- > 0 && wanted_[i] != Gradients::none;) {
       const bool isLowest = i == 0 || wanted_[i - 1] == Gradients::none;
-      Tensor<T>& below = isLowest ? inputGradient : between[buffers_[i - 1]];
-      if (above == nullptr) {
-        layers[i].layer->Backward(outputGradient, below);
+      Between below = isLowest ? nullptr : Above(i - 1, outputGradient.rows());
+      Tensor<T>& target = below ? *below : inputGradient;
+      if (above) {
+        layers[i].layer->Backward(*above, target);
       } else {
-        layers[i].layer->Backward(*above, below);
+        layers[i].layer->Backward(outputGradient, target);
       }
-      above = &below;
+      above = std::move(below);
     }
   }
 
@@ -112,14 +110,16 @@ class Sequential final : public LayerBase<T> {
       output = input;
       return;
     }
-    const Buffers between(*this);
+    Between below;
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      Tensor<T>& target = i + 1 == layers.size() ? output : between[buffers_[i]];
-      if (i == 0) {
-        layers[i].layer->Infer(input, target, pass);
+      Between above = Above(i, input.rows());
+      Tensor<T>& target = above ? *above : output;
+      if (below) {
+        layers[i].layer->Infer(*below, target, pass);
       } else {
-        layers[i].layer->Infer(between[buffers_[i - 1]], target, pass);
+        layers[i].layer->Infer(input, target, pass);
       }
+      below = std::move(above);
     }
   }
 
@@ -128,42 +128,18 @@ class Sequential final : public LayerBase<T> {
     return input;
   }
 
-  void ForgetForward() override {
-    LayerBase<T>::ForgetForward();
-    pool_.Clear();
-  }
-
  private:
-  using Pool = detail::ScratchPool<std::vector<Tensor<T>>>;
+  /// What lies between two layers: an output on the way up, its gradient on the way down.
+  using Between = std::shared_ptr<Tensor<T>>;
 
-  /// What lies between the layers in one pass in one direction. A training pass keeps none of it.
-  class Buffers {
-   public:
-    explicit Buffers(const Sequential& chain) : tensors_(chain.pool_) {
-      tensors_->resize(chain.widths_.size());
-    }
-    Tensor<T>& operator[](std::size_t buffer) const { return (*tensors_)[buffer]; }
-
-   private:
-    typename Pool::Lease tensors_;
-  };
-
-  /// The buffer for a layer's output, and later for that output's gradient: one of the same width that the
-  /// layer before does not use. A buffer of one width is never resized while the batch stays as it is.
-  std::size_t BufferFor(Index width) {
-    std::size_t buffer = 0;
-    while (buffer < widths_.size() &&
-           (widths_[buffer] != width || (!buffers_.empty() && buffers_.back() == buffer))) {
-      ++buffer;
-    }
-    if (buffer == widths_.size()) widths_.push_back(width);
-    return buffer;
+  /// Memory for what lies above a layer; null above the last, which is the caller's.
+  Between Above(std::size_t layer, Index rows) const {
+    const auto layers = this->Children();
+    if (layer + 1 == layers.size()) return nullptr;
+    return detail::TakeMatrix<T>(rows, layers[layer].layer->OutputSize());
   }
 
-  std::vector<std::size_t> buffers_;  // of each layer; the last one's is the caller's matrix instead
-  std::vector<Index> widths_;         // of each buffer
-  std::vector<Gradients> wanted_;     // of each layer in the last forward pass
-  mutable Pool pool_;
+  std::vector<Gradients> wanted_;  // of each layer in the last forward pass
 };
 
 NOLA_COMPILED_CLASS(layers, Sequential);

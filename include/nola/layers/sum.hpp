@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "nola/core/compiled.hpp"
-#include "nola/core/scratch_pool.hpp"
 #include "nola/layers/branches.hpp"
 
 namespace nola {
@@ -25,26 +24,20 @@ class Sum final : public detail::BranchedLayer<T> {
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
-    const typename Pool::Lease spare(pool_);
-    for (std::size_t i = 0; i < this->BranchCount(); ++i) {
-      this->branches_.Forward(i, this->Branch(i), input, i == 0 ? output : spare->output, pass);
-      if (i > 0) output += spare->output;
-    }
+    AddUp(input.rows(), output, [&](std::size_t i, Tensor<T>& part) {
+      this->branches_.Forward(i, this->Branch(i), input, part, pass);
+    });
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
-    const typename Pool::Lease spare(pool_);
     for (std::size_t i = 0; i < this->BranchCount(); ++i) {
-      this->branches_.Backward(i, this->Branch(i), outputGradient, inputGradient, spare->inputGradient);
+      this->branches_.Backward(i, this->Branch(i), outputGradient, inputGradient);
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
-    const typename Pool::Lease spare(pool_);
-    for (std::size_t i = 0; i < this->BranchCount(); ++i) {
-      this->Branch(i).Infer(input, i == 0 ? output : spare->output, pass);
-      if (i > 0) output += spare->output;
-    }
+    AddUp(input.rows(), output,
+          [&](std::size_t i, Tensor<T>& part) { this->Branch(i).Infer(input, part, pass); });
   }
 
   ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
@@ -55,20 +48,18 @@ class Sum final : public detail::BranchedLayer<T> {
     return output;
   }
 
-  void ForgetForward() override {
-    LayerBase<T>::ForgetForward();
-    pool_.Clear();
-  }
-
  private:
-  /// Of one branch.
-  struct Spare {
-    Tensor<T> output;
-    Tensor<T> inputGradient;
-  };
-  using Pool = detail::ScratchPool<Spare>;
-
-  mutable Pool pool_;
+  /// output = the sum of what run(branch, part) writes for each branch.
+  template <class Run>
+  void AddUp(Index rows, Tensor<T>& output, const Run& run) const {
+    run(0, output);
+    if (this->BranchCount() == 1) return;
+    const std::shared_ptr<Tensor<T>> part = detail::TakeMatrix<T>(rows, this->OutputSize());
+    for (std::size_t i = 1; i < this->BranchCount(); ++i) {
+      run(i, *part);
+      detail::AddRows<T>(*part, output);
+    }
+  }
 };
 
 NOLA_COMPILED_CLASS(layers, Sum);

@@ -83,30 +83,35 @@ class CausalSelfAttention final : public LayerBase<T> {
     }
     outputWanted_ = detail::WantedOfChild(Layer(kOutput), pass.wanted, branches_.AnyIsWanted());
     logSums_.resize(input.rows() * Heads());
-    Gather(kept_, logSums_.data());
-    Layer(kOutput).Forward(kept_.gathered, output, pass.With(outputWanted_));
+    const Matrix gathered = Gather(InputOf(kept_), kept_.sequences, logSums_.data());
+    HeldInput held = HeldInput::Of(gathered);
+    Layer(kOutput).Forward(*gathered, output, {outputWanted_, pass.rows, &held});
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient, Gradients) override {
     if (outputWanted_ == Gradients::none) return;
-    Layer(kOutput).Backward(outputGradient, gatheredGradient_);
-    if (!Includes(outputWanted_, Gradients::input)) return;
+    if (!Includes(outputWanted_, Gradients::input)) {
+      Layer(kOutput).Backward(outputGradient, inputGradient);  // which is not wanted, nor this layer's
+      return;
+    }
+    Matrix gatheredGradient = MatrixOf(outputGradient.rows());
+    Layer(kOutput).Backward(outputGradient, *gatheredGradient);
+    std::array<Matrix, 3> gradients;  // of queries, keys and values
     for (const std::size_t child : kProjections) {
-      const bool needed = branches_.IsWanted(child);
-      gradients_[child].resize(needed ? outputGradient.rows() : 0, needed ? this->InputSize() : 0);
+      if (branches_.IsWanted(child)) gradients[child] = MatrixOf(outputGradient.rows());
     }
     const detail::AttentionInput<T> all = InputOf(kept_);
-    const auto gathered = detail::AsHead(gatheredGradient_);
+    const auto gathered = detail::AsHead(*gatheredGradient);
     attention_.ForEachHead(kept_.sequences, [&](Index head, std::size_t place) {
       const detail::AttendedRows<T>& sequence = kept_.sequences[place];
       const auto read = [&](const detail::ConstHeadMap<T>& matrix) {
         return attention_.Head(matrix, head, sequence.first, sequence.rows);
       };
       const auto gradientOf = [&](std::size_t child) {
-        if (!branches_.IsWanted(child)) {
+        if (!gradients[child]) {
           return detail::HeadMap<T>(nullptr, 0, 0, Eigen::OuterStride<>(0));
         }
-        return attention_.HeadToWrite(gradients_[child].data(), this->InputSize(), head, sequence.first,
+        return attention_.HeadToWrite(gradients[child]->data(), this->InputSize(), head, sequence.first,
                                       sequence.rows);
       };
       const typename detail::SequenceAttention<T>::Pool::Lease scratch(attention_.Scratch());
@@ -114,17 +119,27 @@ class CausalSelfAttention final : public LayerBase<T> {
                                     read(gathered), logSums_.data() + attention_.FirstLogSum(sequence, head),
                                     gradientOf(kQuery), gradientOf(kKey), gradientOf(kValue), *scratch);
     });
-    for (const std::size_t child : kProjections) {  // what was gathered has had its gradient: it is free
-      branches_.Backward(child, Layer(child), gradients_[child], inputGradient, gatheredGradient_);
+    gatheredGradient.reset();
+    for (const std::size_t child : kProjections) {
+      if (!gradients[child]) continue;
+      branches_.Backward(child, Layer(child), *gradients[child], inputGradient);
+      gradients[child].reset();
     }
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) const override {
-    const typename Pool::Lease scratch(pool_);
-    attention_.Place(kType, pass, input.rows(), scratch->sequences);
-    for (const std::size_t child : kProjections) Layer(child).Infer(input, scratch->projected[child], pass);
-    Gather(*scratch, nullptr);
-    Layer(kOutput).Infer(scratch->gathered, output, pass);
+    const typename Pool::Lease sequences(pool_);
+    attention_.Place(kType, pass, input.rows(), *sequences);
+    std::array<Matrix, 3> projected;
+    for (const std::size_t child : kProjections) {
+      projected[child] = MatrixOf(input.rows());
+      Layer(child).Infer(input, *projected[child], pass);
+    }
+    const Matrix gathered = Gather({detail::AsHead(*projected[kQuery]), detail::AsHead(*projected[kKey]),
+                                    detail::AsHead(*projected[kValue])},
+                                   *sequences, nullptr);
+    for (Matrix& matrix : projected) matrix.reset();
+    Layer(kOutput).Infer(*gathered, output, pass);
   }
 
   ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
@@ -139,8 +154,6 @@ class CausalSelfAttention final : public LayerBase<T> {
     LayerBase<T>::ForgetForward();
     kept_ = Activations();
     logSums_.resize(0);
-    gatheredGradient_.resize(0, 0);
-    for (Tensor<T>& gradient : gradients_) gradient.resize(0, 0);
     pool_.Clear();
     attention_.Scratch().Clear();
   }
@@ -156,13 +169,17 @@ class CausalSelfAttention final : public LayerBase<T> {
   static constexpr std::size_t kOutput = 3;
   static constexpr std::array<std::size_t, 3> kProjections{kQuery, kKey, kValue};
 
-  /// What goes through attention, [rows x width] each.
+  using Sequences = std::vector<detail::AttendedRows<T>>;
+  using Pool = detail::ScratchPool<Sequences>;
+  using Matrix = std::shared_ptr<Tensor<T>>;  // [rows x width], of the call
+
+  /// What Backward needs.
   struct Activations {
-    std::vector<detail::AttendedRows<T>> sequences;
+    Sequences sequences;
     std::array<Tensor<T>, 3> projected;  // queries, keys and values
-    Tensor<T> gathered;                  // the input of `output`
   };
-  using Pool = detail::ScratchPool<Activations>;
+
+  Matrix MatrixOf(Index rows) const { return detail::TakeMatrix<T>(rows, this->InputSize()); }
 
   ILayer<T>& Layer(std::size_t child) const { return *this->Children()[child].layer; }
   static T ScaleOf(const std::shared_ptr<ILayer<T>>& query, Index heads) {
@@ -174,11 +191,11 @@ class CausalSelfAttention final : public LayerBase<T> {
             detail::AsHead(activations.projected[kValue])};
   }
 
-  /// @param logSums  [rows * heads], or null.
-  void Gather(Activations& activations, T* logSums) const {
-    activations.gathered.resize(activations.projected[kQuery].rows(), this->InputSize());
-    attention_.Gather(InputOf(activations), activations.sequences, activations.gathered.data(),
-                      this->InputSize(), logSums);
+  /// The input of `output`. @param logSums  [rows * heads], or null.
+  Matrix Gather(const detail::AttentionInput<T>& projected, const Sequences& sequences, T* logSums) const {
+    Matrix gathered = MatrixOf(projected.queries.rows());
+    attention_.Gather(projected, sequences, gathered->data(), this->InputSize(), logSums);
+    return gathered;
   }
 
   static constexpr const char* kType = "CausalSelfAttention";
@@ -188,8 +205,6 @@ class CausalSelfAttention final : public LayerBase<T> {
   Gradients outputWanted_ = Gradients::none;  // in the last forward pass
   detail::OfPass<T, Activations> kept_;       // of the last forward pass
   detail::OfPass<T, Vector<T>> logSums_;
-  detail::OfPass<T> gatheredGradient_;
-  detail::OfPass<T, std::array<Tensor<T>, 3>> gradients_;  // of queries, keys and values
   mutable Pool pool_;
 };
 

@@ -114,6 +114,7 @@ class TransformerDecoder final : public Composite<T> {
   /// positions, or one that is no token index; StateError for a cache that does not hold the tokens before;
   /// ConfigError for one cache twice. The caches' lengths are then as they were.
   void InferNext(const TensorRef<T>& tokens, const RowPlan& plan, Tensor<T>& logits) const {
+    const detail::WorkspaceScope<T> call = this->OneCall();
     detail::CheckLastRows("TransformerDecoder", plan, tokens.rows());
     const typename Pool::Lease scratch(pool_);
     detail::PlanLastRows(plan, scratch->last);

@@ -20,6 +20,7 @@
 #include "nola/layers/contract/parameter.hpp"
 #include "nola/layers/contract/pass.hpp"
 #include "nola/layers/contract/weight_loading.hpp"
+#include "nola/layers/contract/workspace.hpp"
 
 namespace nola {
 
@@ -105,13 +106,19 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   /// The same into the caller's matrix, which is resized: allocates nothing once the sizes are warm.
   void Forward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass = {}) {
     CheckInput(input, output);
+    const detail::WorkspaceScope<T> scope(workspaces_);
     forwardRows_ = -1;
     if (!training_ || pass.wanted == Gradients::none) {
       ComputeInference(input, output, pass);
       return;
     }
     DecideTraining();
-    ComputeForward(input, output, pass);
+    if (pass.input != nullptr && pass.input->template Is<T>(input)) {
+      ComputeForward(input, output, pass);
+    } else {
+      HeldInput held = HeldInput::Of<T>(input);
+      ComputeForward(input, output, {pass.wanted, pass.rows, &held});
+    }
     wanted_ = pass.wanted;
     forwardRows_ = input.rows();
   }
@@ -137,6 +144,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
                    "], expected [", forwardRows_, " x ", OutputSize(), "]"}));
     }
     detail::CheckOverlap<T>(outputGradient, inputGradient, [this] { return LayerType(); });
+    const detail::WorkspaceScope<T> scope(workspaces_);
     const bool wantsInput = Includes(wanted_, Gradients::input);
     inputGradient.resize(wantsInput ? forwardRows_ : 0, wantsInput ? InputSize() : 0);
     ComputeBackward(outputGradient, inputGradient, wanted_);
@@ -151,6 +159,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   }
   void Infer(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass = {}) const {
     CheckInput(input, output);
+    const detail::WorkspaceScope<T> scope(workspaces_);
     ComputeInference(input, output, pass);
   }
   /// The same for a batch in sequences.
@@ -202,6 +211,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   void ResetState() {
     forwardRows_ = -1;
     ForgetForward();
+    workspaces_.Clear();
   }
 
   /// In evaluation mode Forward is Infer. Children follow.
@@ -278,6 +288,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   void DropForward() { forwardRows_ = -1; }
   /// Whether there is a Forward that Backward can follow.
   bool HasForward() const { return forwardRows_ >= 0; }
+  /// For as long as it lives, layers that are called use the memory of one call of this layer.
+  detail::WorkspaceScope<T> OneCall() const { return detail::WorkspaceScope<T>(workspaces_); }
 
  private:
   void CheckInput(const TensorRef<T>& input, const Tensor<T>& output) const {
@@ -287,6 +299,7 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   Gradients wanted_ = Gradients::none;
   Index forwardRows_ = -1;
   bool training_ = true;
+  mutable detail::WorkspacePool<T> workspaces_;  // of the calls that come from outside
 };
 
 template <std::floating_point T>

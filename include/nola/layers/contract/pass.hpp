@@ -1,6 +1,7 @@
 // Pass: what a call carries through a network beside its rows.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -102,14 +103,40 @@ struct RowPlan {
   }
 };
 
+/// The input of a layer, as what it may hold on to after its Forward (see KeptInput).
+struct HeldInput {
+  const void* data;  ///< of the input, with its sizes: another input is not meant
+  Index rows;
+  Index columns;
+  Index stride;
+  std::shared_ptr<const void> owner{};  ///< of the matrix that can be held; null: nobody has kept it yet
+  const void* numbers = nullptr;        ///< that matrix, its rows one after the other
+
+  template <std::floating_point T>
+  static HeldInput Of(const TensorRef<T>& input) {
+    return {input.data(), input.rows(), input.cols(), input.outerStride()};
+  }
+  /// A matrix that nobody writes to as long as somebody holds it.
+  template <std::floating_point T>
+  static HeldInput Of(const std::shared_ptr<Tensor<T>>& matrix) {
+    return {matrix->data(), matrix->rows(), matrix->cols(), matrix->cols(), matrix, matrix->data()};
+  }
+  template <std::floating_point T>
+  bool Is(const TensorRef<T>& input) const {
+    return data == input.data() && rows == input.rows() && columns == input.cols() &&
+           stride == input.outerStride();
+  }
+};
+
 /// What Forward, Infer and the Compute functions of every layer are given beside the rows. A composite hands
 /// it on to its children; one that gives a child other rows gives it a plan of those.
 struct Pass {
   Gradients wanted = Gradients::all;
   const RowPlan* rows = nullptr;  ///< null: as an empty plan
+  HeldInput* input = nullptr;     ///< the layers' own: Forward sees to it that it is that of the layer
 
   /// The same rows with other gradients: what a composite gives a child.
-  constexpr Pass With(Gradients gradients) const { return {gradients, rows}; }
+  constexpr Pass With(Gradients gradients) const { return {gradients, rows, input}; }
 };
 
 }  // namespace nola
