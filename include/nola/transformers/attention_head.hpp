@@ -18,7 +18,7 @@ using ConstHeadMap = Eigen::Map<const Tensor<T>, Eigen::Unaligned, Eigen::OuterS
 
 /// Queries handled together: the scores of a tile stay in the cache, and the keys after its last query, about
 /// half of all, are never touched.
-inline constexpr Index kQueryTile = 64;
+inline constexpr Index kQueryTile = 32;
 
 /// Room for the scores of one tile, kept warm between calls. Each row begins at a whole register, so that
 /// Eigen takes its sum in one order wherever in the tile it is.
