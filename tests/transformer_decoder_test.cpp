@@ -211,6 +211,26 @@ TEST_CASE("a decoder keeps its vocabulary and positions when a table is replaced
   REQUIRE(decoder.Forward(tokens).cols() == decoder.OutputSize());
 }
 
+TEST_CASE("a child of a decoder that is replaced or adapted is the one that runs") {
+  nola::TransformerDecoderOptions options = kSmall;
+  options.tiedHead = false;
+  const Tensor<double> tokens = RandomTokens<double>(5, 7, 1);
+  TransformerDecoder<double> decoder = RandomDecoder<double>(options);
+  const TransformerDecoder<double> other(options);
+  for (const nola::NamedLayer<double>& child : other.Children()) {
+    const Tensor<double> before = decoder.Infer(tokens);
+    decoder.ReplaceChild(child.name, child.layer->Clone());
+    REQUIRE_FALSE(SameBits(decoder.Infer(tokens), before));
+  }
+  REQUIRE(SameBits(decoder.Infer(tokens), other.Infer(tokens)));
+  nola::AdaptLayers<double>(decoder, {.targetModules = {"head"}, .kind = nola::AdapterKind::lora, .rank = 2});
+  test::RandomizeParameters(decoder, 5);
+  REQUIRE_FALSE(SameBits(decoder.Infer(tokens), other.Infer(tokens)));
+  decoder.Forward(tokens);
+  decoder.Backward(RandomTensor<double>(5, 7, 2));
+  REQUIRE_FALSE(decoder.GetParameterGradients().isZero(0));
+}
+
 TEST_CASE("what a decoder trains is decided in Forward") {
   nola::TransformerDecoderOptions options = kSmall;
   options.tiedHead = GENERATE(true, false);

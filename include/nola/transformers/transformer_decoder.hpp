@@ -142,7 +142,7 @@ class TransformerDecoder final : public Composite<T> {
                                   Table(*layer).Count()}));
       }
     }
-    LayerBase<T>::ReplaceChild(name, std::move(layer));
+    Composite<T>::ReplaceChild(name, std::move(layer));
   }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new TransformerDecoder(*this)); }
