@@ -30,7 +30,7 @@ class Interpreter {
 
   Matrix Run(const Matrix& input) {
     At(graph_.Input()) = input;
-    for (const auto& constant : graph_.Constants()) At(constant.value) = constant.Numbers();
+    for (const auto& constant : graph_.Constants()) At(constant.value) = *constant.Numbers();
     for (const nola::GraphNode& node : graph_.Nodes()) At(node.result) = Compute(node);
     return At(graph_.Output());
   }

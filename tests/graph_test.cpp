@@ -66,15 +66,15 @@ TEST_CASE("an adapter is a branch, or merged into one weight") {
     if (!constant.isFactor) continue;
     ++factors;
     const bool isA = branch.Value(constant.value).name == "fc1.factor_a";
-    REQUIRE(test::SameBits(constant.Numbers(), isA ? Tensor<float>(3.0F * adapter->AsAdapter()->GetMatrixA())
-                                                   : adapter->AsAdapter()->GetMatrixB()));
+    REQUIRE(test::SameBits(*constant.Numbers(), isA ? Tensor<float>(3.0F * adapter->AsAdapter()->GetMatrixA())
+                                                    : adapter->AsAdapter()->GetMatrixB()));
   }
   REQUIRE(factors == 2);
 
   const auto merged = network->ExportComputationGraph({.adapters = GraphAdapters::merged});
   std::string text = TwoLayers()->ExportComputationGraph().ToText();
   REQUIRE(merged.ToText() == text);
-  REQUIRE(test::SameBits(merged.Constant(merged.Nodes()[0].operands[1])->Numbers(),
+  REQUIRE(test::SameBits(*merged.Constant(merged.Nodes()[0].operands[1])->Numbers(),
                          adapter->AsAdapter()->MergeToOriginalLayer()->Weights()));
 }
 

@@ -87,16 +87,27 @@ ObjectNumbers FactorSlots(const ILayer<T>& network) {
   return slots;
 }
 
-/// Whether a layer is linear by a weight that is none of its parameters, nor its children's.
+/// Whether a layer is linear by a weight that it does not list, nor its children.
 template <std::floating_point T>
 bool KeepsWeightElsewhere(const ILayer<T>& layer) {
-  if (layer.AsLinear() == nullptr || !layer.Children().empty()) return false;
+  if (layer.AsLinear() == nullptr || !layer.Children().empty() || !layer.OwnStoredWeights().empty()) {
+    return false;
+  }
   const std::byte* const stored = layer.AsLinear()->Stored().bytes.data();
   for (const NamedSlot<T>& own : layer.OwnParameters()) {
     if (reinterpret_cast<const std::byte*>(own.slot->value.data()) == stored) return false;
   }
   return true;
 }
+
+/// A weight of a network as it is without its adapters: a parameter, a stored weight, or, with neither, the
+/// weight of a linear layer that lists none.
+template <std::floating_point T>
+struct BaseWeight {
+  const ILayer<T>& layer;
+  const ParameterSlot<T>* slot = nullptr;
+  const StoredWeight* stored = nullptr;
+};
 
 template <std::floating_point T, class Visit>
 void VisitBaseWeights(const ILayer<T>& layer, const ObjectNumbers& factors, const Visit& visit,
@@ -109,15 +120,17 @@ void VisitBaseWeights(const ILayer<T>& layer, const ObjectNumbers& factors, cons
   if (isAdapter) return;
   for (const NamedSlot<T>& own : layer.OwnParameters()) {
     if (factors.Contains(own.slot.get())) continue;  // that adapters below share
-    visit(prefix + own.name, layer, static_cast<const ParameterSlot<T>*>(own.slot.get()));
+    visit(prefix + own.name, BaseWeight<T>{layer, own.slot.get()});
   }
-  if (KeepsWeightElsewhere(layer))
-    visit(prefix + "weight", layer, static_cast<const ParameterSlot<T>*>(nullptr));
+  for (const StoredWeight& own : layer.OwnStoredWeights()) {
+    visit(prefix + own.name, BaseWeight<T>{layer, nullptr, &own});
+  }
+  if (KeepsWeightElsewhere(layer)) visit(prefix + "weight", BaseWeight<T>{layer});
 }
 
-/// Calls visit(name, layer, slot) for every weight of a network as it is without its adapters: what an
+/// Calls visit(name, BaseWeight) for every weight of a network as it is without its adapters: what an
 /// adapter's base holds is named as if the base stood in the adapter's place, and what is the adapter's own
-/// is left out. `slot` is null for the weight of a linear layer that lists none.
+/// is left out.
 template <std::floating_point T, class Visit>
 void VisitBaseWeights(const ILayer<T>& network, const Visit& visit) {
   VisitBaseWeights(network, FactorSlots(network), visit, "", false);

@@ -22,27 +22,33 @@ namespace nola {
 /// Fingerprints of the weights of a network as it is without its adapters: what an adapter's base holds is
 /// named as if the base stood in the adapter's place, so that adapting changes no fingerprint. A weight is
 /// rounded to float first: a network has the same fingerprint in float and in double if it has the same
-/// weights. Reads every weight that has changed since the last time, when it is built.
+/// weights, and so has one whose weights lie encoded if they decode to the same numbers. Reads every weight
+/// that has changed since the last time, when it is built.
 template <std::floating_point T>
 class WeightFingerprints {
  public:
   explicit WeightFingerprints(const ILayer<T>& network) {
-    detail::VisitBaseWeights(
-        network, [&](const std::string& name, const ILayer<T>& layer, const ParameterSlot<T>* slot) {
-          if (slot != nullptr) {
-            Add(name, slot->value.rows(), slot->value.cols(), slot->ValueFingerprint());
-            return;
-          }
-          Fingerprint fingerprint;
-          detail::VisitRows(*layer.AsLinear(), layer.InputSize(), layer.OutputSize(),
-                            [&](Index, const Tensor<T>& rows) {
-                              fingerprint.AddNumbers<T>({rows.data(), static_cast<std::size_t>(rows.size())});
-                            });
-          if (const T* const bias = layer.AsLinear()->BiasRow()) {
-            fingerprint.AddNumbers<T>({bias, static_cast<std::size_t>(layer.OutputSize())});
-          }
-          Add(name, layer.InputSize(), layer.OutputSize(), fingerprint.Words());
-        });
+    detail::VisitBaseWeights(network, [&](const std::string& name, const detail::BaseWeight<T>& weight) {
+      if (weight.slot != nullptr) {
+        const ParameterSlot<T>& slot = *weight.slot;
+        return Add(name, slot.value.rows(), slot.value.cols(), slot.ValueFingerprint());
+      }
+      if (weight.stored != nullptr) {
+        const StoredWeight& stored = *weight.stored;
+        return Add(name, stored.Rows(), stored.Columns(),
+                   stored.weight->ValueFingerprint(stored.isTransposed));
+      }
+      const ILayer<T>& layer = weight.layer;
+      Fingerprint fingerprint;
+      detail::VisitRows(*layer.AsLinear(), layer.InputSize(), layer.OutputSize(),
+                        [&](Index, const Tensor<T>& rows) {
+                          fingerprint.AddNumbers<T>({rows.data(), static_cast<std::size_t>(rows.size())});
+                        });
+      if (const T* const bias = layer.AsLinear()->BiasRow()) {
+        fingerprint.AddNumbers<T>({bias, static_cast<std::size_t>(layer.OutputSize())});
+      }
+      Add(name, layer.InputSize(), layer.OutputSize(), fingerprint.Words());
+    });
   }
 
   /// Of the weights of the layer at a path, whatever the path is.

@@ -23,6 +23,7 @@ struct CompileOptions {
 /// It does not change: it has a copy of what trained when it was compiled, and of what was computed, merged
 /// weights and factors. Weights that were frozen it shares with the network, as CloneSharingFrozen does: one
 /// that is thawed becomes the network's own first, one that is written to while frozen changes here too.
+/// Weights that lie encoded are shared as they lie and decoded on the way, never as a whole.
 ///
 /// Threading: every function may run on many threads at once, with caches of their own. A row's bits depend
 /// neither on the rows beside it nor on the number of threads; in float and double, where no step was fused

@@ -41,8 +41,7 @@ class CompiledPlan {
   };
   using Pool = ScratchPool<Workspace>;
 
-  void Fold(const Graph<T>& graph, const GraphNode& node,
-            std::vector<std::shared_ptr<const Tensor<T>>>& known) const;
+  void Fold(const Graph<T>& graph, const GraphNode& node, std::vector<PlanConstant<T>>& known) const;
   void Reserve(Index rows, Workspace& work) const;
   void RunAttention(std::size_t step, const PlanMemory<T>& memory, const Pass& pass, bool lastRowsOnly,
                     Workspace& work) const;
@@ -51,27 +50,41 @@ class CompiledPlan {
   PlanLayout layout_;
   Index inputSize_;
   Index outputSize_;
-  std::vector<std::shared_ptr<const Tensor<T>>> constants_;       // as the layout numbers them
+  std::vector<PlanConstant<T>> constants_;                        // as the layout numbers them
   std::vector<std::unique_ptr<SequenceAttention<T>>> attention_;  // of each step, null where it is none
   mutable Pool pool_;
 };
 
 /// The numbers of a constant: of a parameter that trains, a copy; one that is frozen is shared, so that its
-/// layer takes a slot of its own before it trains.
+/// layer takes a slot of its own before it trains. One that lies encoded stays so.
 template <std::floating_point T>
-std::shared_ptr<const Tensor<T>> NumbersOf(const GraphConstant<T>& constant) {
-  if (!constant.slot) return constant.made;
-  if (!constant.isFrozen) return std::make_shared<const Tensor<T>>(constant.slot->value);
+PlanConstant<T> NumbersOf(const GraphConstant<T>& constant) {
+  if (constant.stored) return {.stored = constant.stored};
+  if (!constant.slot) return {constant.made};
+  if (!constant.isFrozen) return {std::make_shared<const Tensor<T>>(constant.slot->value)};
   constant.slot->isShared = true;
-  return {constant.slot, &constant.slot->value};
+  return {{constant.slot, &constant.slot->value}};
+}
+
+/// Whether a node reads an operand where it lies encoded.
+inline bool ReadsStored(const GraphNode& node, std::size_t operand) {
+  return operand == 1 &&
+         (node.operation == GraphOperation::matMul || node.operation == GraphOperation::gather);
 }
 
 template <std::floating_point T>
 CompiledPlan<T>::CompiledPlan(const Graph<T>& graph)
     : inputSize_(graph.Value(graph.Input()).columns), outputSize_(graph.Value(graph.Output()).columns) {
-  std::vector<std::shared_ptr<const Tensor<T>>> known(graph.Values().size());
+  std::vector<PlanConstant<T>> known(graph.Values().size());
   for (const GraphConstant<T>& constant : graph.Constants()) {
     known[static_cast<std::size_t>(constant.value.number)] = NumbersOf(constant);
+  }
+  for (const GraphNode& node : graph.Nodes()) {
+    for (std::size_t i = 0; i < node.operands.size(); ++i) {
+      const ValueId operand = node.operands[i];
+      if (ReadsStored(node, i) || !known[static_cast<std::size_t>(operand.number)].stored) continue;
+      known[static_cast<std::size_t>(operand.number)] = {graph.Constant(operand)->Numbers()};
+    }
   }
   for (const GraphNode& node : graph.Nodes()) {
     if (node.operation == GraphOperation::attention && !node.isCausal) {
@@ -80,7 +93,7 @@ CompiledPlan<T>::CompiledPlan(const Graph<T>& graph)
     Fold(graph, node, known);
   }
   std::vector<bool> isConstant;
-  for (const auto& numbers : known) isConstant.push_back(numbers != nullptr);
+  for (const PlanConstant<T>& constant : known) isConstant.push_back(constant.IsKnown());
   layout_ = PlanMaker<Graph<T>>(graph, isConstant).Make();
   for (const ValueId id : layout_.constants) constants_.push_back(known[static_cast<std::size_t>(id.number)]);
   for (const PlanStep& step : layout_.steps) {
@@ -94,14 +107,14 @@ CompiledPlan<T>::CompiledPlan(const Graph<T>& graph)
 /// Computes a node whose operands are all constants.
 template <std::floating_point T>
 void CompiledPlan<T>::Fold(const Graph<T>& graph, const GraphNode& node,
-                           std::vector<std::shared_ptr<const Tensor<T>>>& known) const {
-  std::vector<std::shared_ptr<const Tensor<T>>> operands;
+                           std::vector<PlanConstant<T>>& known) const {
+  std::vector<PlanConstant<T>> operands;
   PlanStep step;
   step.node = node;
   for (const ValueId id : node.operands) {
     operands.push_back(known[static_cast<std::size_t>(id.number)]);
-    if (!operands.back()) return;
-    const Index columns = operands.back()->cols();
+    if (!operands.back().IsKnown()) return;
+    const Index columns = graph.Value(id).columns;
     step.operands.push_back({PlanPlace::Kind::constant, operands.size() - 1, 0, columns, columns});
   }
   const GraphValue& result = graph.Value(node.result);
@@ -114,14 +127,15 @@ void CompiledPlan<T>::Fold(const Graph<T>& graph, const GraphNode& node,
     PlanFinish finish{node.operation};
     if (operands.size() == 2) {
       finish.operand = step.operands[1];
-      finish.repeats = RepeatsOf(operands[1]->rows(), operands[1]->cols(), result.columns);
+      const GraphValue& operand = graph.Value(node.operands[1]);
+      finish.repeats = RepeatsOf(operand.rows, operand.columns, result.columns);
     }
     step.finishes.push_back(finish);
   }
   auto folded = std::make_shared<Tensor<T>>(result.rows, result.columns);
   step.result = {PlanPlace::Kind::output, 0, 0, result.columns, result.columns};
   RunStep<T>(step, {&operands, nullptr, 0, folded->data(), nullptr, result.rows}, {});
-  known[static_cast<std::size_t>(node.result.number)] = std::move(folded);
+  known[static_cast<std::size_t>(node.result.number)] = {std::move(folded)};
 }
 
 template <std::floating_point T>

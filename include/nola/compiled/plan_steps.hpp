@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nola/compiled/plan.hpp"
+#include "nola/kernels/encoded_product.hpp"
 #include "nola/kernels/matrix_product.hpp"
 #include "nola/kernels/parallel.hpp"
 #include "nola/layers/activations.hpp"
@@ -18,18 +19,36 @@
 
 namespace nola::detail {
 
+/// A constant of a plan: its numbers, or a weight that lies encoded and is decoded on the way.
+template <std::floating_point T>
+struct PlanConstant {
+  std::shared_ptr<const Tensor<T>> numbers = nullptr;
+  std::shared_ptr<const EncodedWeight> stored = nullptr;
+
+  bool IsKnown() const { return numbers != nullptr || stored != nullptr; }
+};
+
 /// Where the matrices of one run lie.
 template <std::floating_point T>
 struct PlanMemory {
-  const std::vector<std::shared_ptr<const Tensor<T>>>* constants;
+  const std::vector<PlanConstant<T>>* constants;
   const T* input;
   Index inputStride;
   T* output;
   T* const* buffers;
   Index rows;
 
-  /// All of a constant.
-  const Tensor<T>& Constant(const PlanPlace& place) const { return *(*constants)[place.number]; }
+  /// All of a constant that is not stored encoded.
+  const Tensor<T>& Constant(const PlanPlace& place) const { return *(*constants)[place.number].numbers; }
+  /// One that is, or null.
+  const EncodedMatrix* Stored(const PlanPlace& place) const {
+    const EncodedWeight* const stored = (*constants)[place.number].stored.get();
+    return stored != nullptr ? &stored->Matrix() : nullptr;
+  }
+  Index RowsOf(const PlanPlace& constant) const {
+    const EncodedMatrix* const stored = Stored(constant);
+    return stored != nullptr ? stored->rows : Constant(constant).rows();
+  }
   /// Rows from `first` on.
   ConstHeadMap<T> Read(const PlanPlace& place, Index first, Index count) const {
     const Index stride = place.kind == PlanPlace::Kind::input ? inputStride : place.width;
@@ -135,7 +154,9 @@ void RunProduct(const PlanStep& step, const PlanMemory<T>& memory) {
   const Index columns = step.result.columns;
   const Index band =
       step.finishes.empty() ? memory.rows : std::min(memory.rows, std::max<Index>(kCached / columns, 128));
-  MatrixView<T> w = ViewMatrix(memory.Constant(step.operands[1]));
+  const EncodedMatrix* const stored = memory.Stored(step.operands[1]);
+  MatrixView<T> w =
+      stored != nullptr ? MatrixView<T>{nullptr, 0, false} : ViewMatrix(memory.Constant(step.operands[1]));
   w.transposed = step.node.transposesRight;
   for (Index first = 0; first < memory.rows; first += band) {
     const Index count = std::min(band, memory.rows - first);
@@ -149,7 +170,7 @@ void RunProduct(const PlanStep& step, const PlanMemory<T>& memory) {
       product.initial = initial.data();
       product.initialStride = step.initialIsRow ? 0 : initial.outerStride();
     }
-    Multiply<T>(product);
+    stored != nullptr ? Multiply<T>(product, *stored) : Multiply<T>(product);
     if (step.finishes.empty()) continue;
     ForRowBlocks(count, columns, FinishNanoseconds(step),
                  [&](Index row, Index rows) { Finish<T>(step, memory, first + row, rows); });
@@ -160,7 +181,7 @@ void RunProduct(const PlanStep& step, const PlanMemory<T>& memory) {
 template <std::floating_point T>
 void CheckIndices(const PlanStep& step, const PlanMemory<T>& memory, bool allowsPadding) {
   const auto indices = memory.Read(step.operands[0], 0, memory.rows);
-  const Index tableRows = memory.Constant(step.operands[1]).rows();
+  const Index tableRows = memory.RowsOf(step.operands[1]);
   for (Index row = 0; row < indices.rows(); ++row) {
     for (Index column = 0; column < indices.cols(); ++column) {
       const T index = indices(row, column);
@@ -168,6 +189,20 @@ void CheckIndices(const PlanStep& step, const PlanMemory<T>& memory, bool allows
       if (index >= T(0) && index < static_cast<T>(tableRows) && index == std::floor(index)) continue;
       throw ShapeError(Message({"CompiledNetwork: '", step.node.place, "': index ", index, " in row ", row,
                                 ", expected a whole number in 0..", tableRows - 1}));
+    }
+  }
+}
+
+/// Writes the rows of a table that indices [rows x 1] name.
+template <std::floating_point T, class Indices>
+void GatherRows(const PlanMemory<T>& memory, const PlanPlace& table, const Indices& indices, HeadMap<T>& y) {
+  const EncodedMatrix* const stored = memory.Stored(table);
+  for (Index row = 0; row < y.rows(); ++row) {
+    const auto index = static_cast<Index>(indices(row, 0));
+    if (stored != nullptr) {
+      DecodeNumbers(*stored, index, 0, y.cols(), RowOf(y, row));
+    } else {
+      y.row(row) = memory.Constant(table).row(index);
     }
   }
 }
@@ -201,11 +236,8 @@ void RunRows(const PlanStep& step, const PlanMemory<T>& memory, Index first, Ind
       NormalizeRows<T>(x, memory.Constant(step.operands[1]), memory.Constant(step.operands[2]),
                        static_cast<T>(step.node.epsilon), y);
       return;
-    case GraphOperation::gather: {
-      const Tensor<T>& table = memory.Constant(step.operands[1]);
-      for (Index row = 0; row < count; ++row) y.row(row) = table.row(static_cast<Index>(x(row, 0)));
-      return;
-    }
+    case GraphOperation::gather:
+      return GatherRows<T>(memory, step.operands[1], x, y);
     case GraphOperation::gatherSum:
       return SumGathered<T>(x, memory.Constant(step.operands[1]), step.node.takesMean, y);
     case GraphOperation::placeColumns:

@@ -11,6 +11,7 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/storage/encoded_weight.hpp"
 #include "nola/storage/parameter_slot.hpp"
 
 namespace nola {
@@ -108,16 +109,26 @@ class GraphStructure {
   ValueId output_;
 };
 
-/// The numbers of a constant: a parameter's slot, which the graph shares, or a matrix made for the graph.
+/// The numbers of a constant: a parameter's slot or a weight that lies encoded, which the graph shares, or a
+/// matrix made for the graph.
 template <std::floating_point T>
 struct GraphConstant {
   ValueId value = {};
   std::shared_ptr<const ParameterSlot<T>> slot = nullptr;
   std::shared_ptr<const Tensor<T>> made = nullptr;
+  std::shared_ptr<const EncodedWeight> stored = nullptr;
   bool isFactor = false;  ///< A, times the scaling, or B of an adapter's branch: what adapters differ in
   bool isFrozen = false;  ///< of a parameter: it does not train, or stands below a frozen edge
 
-  const Tensor<T>& Numbers() const { return slot ? slot->value : *made; }
+  /// Shared with the graph, or decoded for the caller.
+  std::shared_ptr<const Tensor<T>> Numbers() const {
+    if (slot) return {slot, &slot->value};
+    if (made) return made;
+    const EncodedMatrix& matrix = stored->Matrix();
+    auto numbers = std::make_shared<Tensor<T>>(matrix.rows, matrix.columns);
+    DecodeRows(matrix, false, 0, matrix.rows, numbers->data(), matrix.columns);
+    return numbers;
+  }
 };
 
 /// What a network computes. Data that a reader walks through and no class to run: Compile and ExportONNX do.

@@ -71,6 +71,9 @@ class GraphBuilder {
 
   /// A parameter, under its path in the network. One slot is one constant, however often it is used.
   virtual ValueId Parameter(const std::shared_ptr<ParameterSlot<T>>& slot) = 0;
+  /// A weight that lies encoded, as it lies: an operand of MatMul or a table is read where it is, elsewhere
+  /// it is decoded. One weight is one constant.
+  virtual ValueId Stored(const StoredWeight& weight) = 0;
 
   /// A matrix made for the graph, under a name within the layer.
   /// @param make  writes it into the Tensor& [rows x columns] that it is given; is not called if the graph is

@@ -14,7 +14,8 @@
 
 namespace nola::detail {
 
-/// The path of a layer or of a parameter's slot, and whether it stands below a frozen edge.
+/// The path of a layer, of a parameter's slot or of a stored weight, and whether it stands below a frozen
+/// edge.
 struct PlacedObject {
   std::string path;
   bool isFrozen;
@@ -26,7 +27,7 @@ class GraphRecorder final : public GraphBuilder<T>, private GraphStructure {
  public:
   using Places = std::map<const void*, PlacedObject>;
 
-  /// @param places  of layers and slots, by address.
+  /// @param places  of layers, slots and stored weights, by address.
   /// @param isTrial  whether the graph is made to see whether it can be: no matrix is made then.
   GraphRecorder(Index inputSize, const GraphOptions& options, Places places, bool isTrial);
 
@@ -49,6 +50,7 @@ class GraphRecorder final : public GraphBuilder<T>, private GraphStructure {
   ValueId Attention(ValueId queries, ValueId keys, ValueId values, Index heads, double scale,
                     bool isCausal) override;
   ValueId Parameter(const std::shared_ptr<ParameterSlot<T>>& slot) override;
+  ValueId Stored(const StoredWeight& weight) override;
 
  private:
   GraphPlace Enter(const void* layer, std::string_view layerType, ValueId input, Index inputSize) override;

@@ -92,6 +92,20 @@ ValueId GraphRecorder<T>::Parameter(const std::shared_ptr<ParameterSlot<T>>& slo
 }
 
 template <std::floating_point T>
+ValueId GraphRecorder<T>::Stored(const StoredWeight& weight) {
+  if (!weight.weight) throw ConfigError(Here() + ": a stored weight of its graph is null");
+  for (const GraphConstant<T>& constant : constants_) {
+    if (constant.stored == weight.weight) return constant.value;
+  }
+  const auto found = places_.find(weight.weight.get());
+  GraphConstant<T> constant{.stored = weight.weight, .isFrozen = true};
+  constant.value = AddValue(found != places_.end() ? found->second.path : NameHere(weight.name),
+                            weight.weight->Matrix().rows, weight.weight->Matrix().columns);
+  constants_.push_back(std::move(constant));
+  return constants_.back().value;
+}
+
+template <std::floating_point T>
 ValueId GraphRecorder<T>::AddMade(std::string_view name, Index rows, Index columns,
                                   void (*make)(const void* body, Tensor<T>& numbers), const void* body,
                                   bool isFactor) {

@@ -210,12 +210,12 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
     throw ConfigError(Message({"SaveWeights: weights cannot be stored as ", NumberTypeName(type)}));
   }
   std::vector<SafetensorsEntry> entries;
-  detail::VisitBaseWeights(network, [&](const std::string& name, const ILayer<T>& layer,
-                                        const ParameterSlot<T>* slot) {
-    if (slot == nullptr) {
-      throw UnsupportedError("SaveWeights: " + Quoted(name) + " is no parameter of its " + layer.LayerType());
+  detail::VisitBaseWeights(network, [&](const std::string& name, const detail::BaseWeight<T>& weight) {
+    if (weight.slot == nullptr) {
+      throw UnsupportedError("SaveWeights: " + Quoted(name) + " is no parameter of its " +
+                             weight.layer.LayerType());
     }
-    const Tensor<T>& value = slot->value;
+    const Tensor<T>& value = weight.slot->value;
     entries.push_back(detail::ParameterEntry<T>(name, {value.data(), value.rows(), value.cols()}, type));
   });
   SafetensorsMetadata metadata{{"format", "nola-weights"}, {"library_version", kVersion}};

@@ -22,7 +22,7 @@ namespace nola {
 ///
 /// An index is no quantity to move by a little, so the input gradient is zero.
 template <std::floating_point T>
-class Embedding final : public LayerBase<T> {
+class Embedding final : public LayerBase<T>, public IEmbeddingTable<T> {
  public:
   /// Largest number of rows whose indices T holds exactly: 2^24 in float, 2^53 in double.
   static constexpr Index kMaxCount = Index{1} << std::min(std::numeric_limits<T>::digits, 62);
@@ -62,32 +62,31 @@ class Embedding final : public LayerBase<T> {
 
   std::string LayerType() const override { return "Embedding"; }
 
-  /// Number of rows: indices are 0 .. Count()-1.
-  Index Count() const { return Weights().rows(); }
   /// The table [count x size].
   const Tensor<T>& Weights() const { return this->Value(kWeight); }
 
-  /// The table as an output layer that shares its weight: logits = hidden W^T. Safe from many threads; a
-  /// row's logits are the same to the bit whatever rows are beside it.
-  /// @param hidden [rows x size]. @param logits resized to [rows x count].
-  void ComputeLogits(const TensorRef<T>& hidden, Tensor<T>& logits) const {
+  IEmbeddingTable<T>* AsTable() override { return this; }
+  const IEmbeddingTable<T>* AsTable() const override { return this; }
+  Index Count() const override { return Weights().rows(); }
+  void ComputeLogits(const TensorRef<T>& hidden, Tensor<T>& logits) const override {
     logits.resize(hidden.rows(), Count());
     detail::SetProduct(hidden, Weights().transpose(), logits);
   }
-
-  /// The backward pass of ComputeLogits: adds to the table's gradient if the table trains (at the last
-  /// Forward, if there was one).
-  void AccumulateLogitsGradient(const TensorRef<T>& hidden, const TensorRef<T>& logitsGradient) {
+  void AccumulateLogitsGradient(const TensorRef<T>& hidden, const TensorRef<T>& logitsGradient) override {
     if (this->IsTrainable(kWeight)) {
       detail::AddProduct(logitsGradient.transpose(), hidden, this->Gradient(kWeight));
     }
   }
-
-  /// The input gradient of ComputeLogits: hiddenGradient = logitsGradient W. Safe from many threads.
-  /// @param logitsGradient [rows x count]. @param hiddenGradient resized to [rows x size].
-  void ComputeLogitsInputGradient(const TensorRef<T>& logitsGradient, Tensor<T>& hiddenGradient) const {
+  void ComputeLogitsInputGradient(const TensorRef<T>& logitsGradient,
+                                  Tensor<T>& hiddenGradient) const override {
     hiddenGradient.resize(logitsGradient.rows(), this->OutputSize());
     detail::SetProduct(logitsGradient, Weights(), hiddenGradient);
+  }
+  void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override {
+    rows = Weights().middleRows(first, rows.rows());
+  }
+  ValueId DescribeTable(GraphBuilder<T>& graph) const override {
+    return graph.Parameter(this->Slot(kWeight));
   }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new Embedding(*this)); }
@@ -115,14 +114,7 @@ class Embedding final : public LayerBase<T> {
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
-    const T count = static_cast<T>(Count());
-    for (Index row = 0; row < input.rows(); ++row) {
-      const T index = input(row, 0);
-      if (!(index >= T(0) && index < count) || index != std::floor(index)) {
-        throw ShapeError(Message(
-            {"Embedding: index ", index, " in row ", row, ", expected a whole number in 0..", Count() - 1}));
-      }
-    }
+    detail::CheckIndices("Embedding", input, Count());
     output.resize(input.rows(), this->OutputSize());
     for (Index row = 0; row < input.rows(); ++row) {
       output.row(row) = Weights().row(static_cast<Index>(input(row, 0)));
@@ -130,7 +122,7 @@ class Embedding final : public LayerBase<T> {
   }
 
   ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
-    return graph.Gather(input, graph.Parameter(this->Slot(kWeight)));
+    return graph.Gather(input, DescribeTable(graph));
   }
 
   void ForgetForward() override {

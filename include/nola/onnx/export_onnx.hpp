@@ -90,7 +90,9 @@ std::uint64_t ExportONNX(const ILayer<T>& network, const std::filesystem::path& 
     model.constants.resize(graph.Values().size());
     for (const GraphConstant<T>& constant : graph.Constants()) {
       detail::OnnxConstant& place = model.constants[static_cast<std::size_t>(constant.value.number)];
-      place.numbers = detail::OnnxNumbers(graph.Value(constant.value).name, constant.Numbers());
+      const std::shared_ptr<const Tensor<T>> numbers = constant.Numbers();
+      place.numbers = detail::OnnxNumbers(graph.Value(constant.value).name, *numbers);
+      if (!place.numbers.owner) place.numbers.owner = numbers;
       place.isInput = hasInputs && constant.isFactor;
     }
     if (hasInputs && options.inputs == OnnxInputs::coefficients) {
@@ -134,7 +136,7 @@ std::map<std::string, Tensor<T>> OnnxAdapterInputs(const ILayer<T>& network,
   const Graph<T> graph = network.ExportComputationGraph({GraphAdapters::branch});
   for (const GraphConstant<T>& constant : graph.Constants()) {
     const std::string& name = graph.Value(constant.value).name;
-    if (constant.isFactor && !computed.contains(name)) result.emplace(name, constant.Numbers());
+    if (constant.isFactor && !computed.contains(name)) result.emplace(name, *constant.Numbers());
   }
   return result;
 }

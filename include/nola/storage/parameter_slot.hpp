@@ -36,6 +36,7 @@ struct ParameterSlot {
   Tensor<T> value;     ///< its size never changes
   Tensor<T> gradient;  ///< empty, which is zero, until a backward pass or an optimizer needs it
   bool trainable = true;
+  bool canTrain = true;  ///< false: nothing makes it train
   /// Renewed by whoever writes to the value: who derives something from it compares versions, not values. Two
   /// slots have one version only if they have one value.
   std::atomic<std::uint64_t> version = detail::NextVersion();
@@ -67,7 +68,7 @@ struct ParameterSlot {
   }
   /// Freezing returns the gradient's memory.
   void SetTrainable(bool trains) {
-    if (trainable == trains) return;  // a clone that shares it may be running
+    if (trainable == trains || !canTrain) return;  // a clone that shares it may be running
     trainable = trains;
     if (!trains) gradient.resize(0, 0);
   }

@@ -1,4 +1,4 @@
-// A tensor as it lies in memory: its number type, its shape and its bytes.
+// A tensor as it lies in memory: its number type, its shape and its bytes, and those of its scales.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,10 @@ struct StoredTensor {
   NumberType type = NumberType::unknown;
   std::vector<Index> shape = {};
   std::span<const std::byte> bytes = {};
+  // Of levels in fewer bits (see WeightFormat) the numbers that scale them.
+  NumberType scaleType = NumberType::unknown;
+  std::vector<Index> scaleShape = {};
+  std::span<const std::byte> scales = {};
 };
 
 /// The view of a matrix, rows one after the other; empty where files have no type for T.

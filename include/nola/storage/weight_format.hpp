@@ -88,6 +88,28 @@ void DecodeNumbers(const EncodedMatrix& matrix, Index row, Index first, Index co
   }
 }
 
+/// Rows of the matrix that is stored, or of its transpose, from `first` on.
+/// @param rows  [count x the matrix's columns], `stride` numbers from row to row, overwritten.
+template <std::floating_point T>
+void DecodeRows(const EncodedMatrix& matrix, bool transposed, Index first, Index count, T* rows,
+                Index stride) {
+  if (!transposed) {
+    for (Index row = 0; row < count; ++row) {
+      DecodeNumbers(matrix, first + row, 0, matrix.columns, rows + row * stride);
+    }
+    return;
+  }
+  constexpr Index kPiece = 64;
+  T numbers[kPiece];
+  for (Index done = 0; done < count; done += kPiece) {
+    const Index piece = std::min(kPiece, count - done);
+    for (Index column = 0; column < matrix.rows; ++column) {
+      DecodeNumbers(matrix, column, first + done, piece, numbers);
+      for (Index i = 0; i < piece; ++i) rows[(done + i) * stride + column] = numbers[i];
+    }
+  }
+}
+
 /// Encodes rows [rows x columns], one after the other.
 /// @param levels, scales  as many bytes a row as the format's strides say.
 /// @throws ConfigError if a number is NaN, infinite, or beyond what the format can hold: binary16's 65,504

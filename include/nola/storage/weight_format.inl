@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "nola/storage/half.hpp"
@@ -54,6 +55,7 @@ struct Int8Format {
       largest = std::max(largest, std::abs(number));
     }
     const auto scale = static_cast<float>(static_cast<double>(largest) / kLevels);
+    if (!std::isfinite(scale * static_cast<float>(kLevels))) FailToEncode("int8", largest);
     StoreLittleEndian(scale, scales);
     for (std::size_t i = 0; i < numbers.size(); ++i) {
       const double level =
@@ -62,9 +64,11 @@ struct Int8Format {
     }
   }
   static const char* Fault(const std::byte* levels, const std::byte* scales, Index count) {
-    if (!std::isfinite(LoadLittleEndian<float>(scales))) return "has a scale that is NaN or infinite";
-    return std::find(levels, levels + count, std::byte{0x80}) == levels + count ? nullptr
-                                                                                : "has a level of -128";
+    if (!std::isfinite(LoadLittleEndian<float>(scales) * static_cast<float>(kLevels))) {
+      return "has a scale that is NaN, infinite or too large";
+    }
+    return std::memchr(levels, 0x80, static_cast<std::size_t>(count)) == nullptr ? nullptr
+                                                                                 : "has a level of -128";
   }
 };
 

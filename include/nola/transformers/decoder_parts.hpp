@@ -8,19 +8,34 @@
 #include "nola/core/compiled.hpp"
 #include "nola/core/scratch_pool.hpp"
 #include "nola/layers/contract/layer_base.hpp"
-#include "nola/layers/embedding.hpp"
 #include "nola/transformers/sequences.hpp"
 
 namespace nola {
+
+namespace detail {
+
+/// The layer, which is a table. @throws ConfigError for one that is null or no table.
+template <std::floating_point T>
+const ILayer<T>& TableOf(const char* type, const std::shared_ptr<ILayer<T>>& layer) {
+  if (!layer) throw ConfigError(Message({type, ": the table is null"}));
+  if (layer->AsTable() == nullptr) {
+    throw ConfigError(
+        Message({type, ": the table is a ", layer->LayerType(), ", expected an Embedding or the like"}));
+  }
+  return *layer;
+}
+
+}  // namespace detail
 
 /// Gives each row the entry of a table for the row's position in its sequence; what is in the row does not
 /// matter. [rows x 1] to [rows x table's size]; its child is `table`. The input gradient is zero.
 template <std::floating_point T>
 class PositionEmbedding final : public LayerBase<T> {
  public:
-  /// @throws ConfigError for a null table.
-  explicit PositionEmbedding(std::shared_ptr<Embedding<T>> table)
-      : LayerBase<T>(1, table ? table->OutputSize() : 0), limit_(table ? table->Count() : 0) {
+  /// @throws ConfigError for a table that is null or none.
+  explicit PositionEmbedding(std::shared_ptr<ILayer<T>> table)
+      : LayerBase<T>(1, detail::TableOf("PositionEmbedding", table).OutputSize()),
+        limit_(table->AsTable()->Count()) {
     this->AddChild("table", std::move(table));
   }
 
@@ -88,11 +103,10 @@ namespace detail {
 template <std::floating_point T>
 class TiedHead final : public LayerBase<T> {
  public:
-  /// @throws ConfigError for a null table.
-  explicit TiedHead(std::shared_ptr<Embedding<T>> table)
-      : LayerBase<T>(table ? table->OutputSize() : 0, table ? table->Count() : 0), table_(std::move(table)) {
-    if (!table_) throw ConfigError("TiedHead: the table is null");
-  }
+  /// @throws ConfigError for a table that is null or none.
+  explicit TiedHead(std::shared_ptr<ILayer<T>> table)
+      : LayerBase<T>(TableOf("TiedHead", table).OutputSize(), table->AsTable()->Count()),
+        table_(std::move(table)) {}
 
   std::string LayerType() const override { return "TiedHead"; }
   bool SupportsTraining() const override { return table_->SupportsTraining(); }
@@ -101,29 +115,31 @@ class TiedHead final : public LayerBase<T> {
 
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
-    table_->ComputeLogits(input, output);
+    Table().ComputeLogits(input, output);
     trains_ = Includes(pass.wanted, Gradients::parameters) && SupportsTraining();
     if (trains_) input_ = input;
   }
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
-    if (trains_) table_->AccumulateLogitsGradient(input_, outputGradient);
-    if (Includes(wanted, Gradients::input)) table_->ComputeLogitsInputGradient(outputGradient, inputGradient);
+    if (trains_) Table().AccumulateLogitsGradient(input_, outputGradient);
+    if (Includes(wanted, Gradients::input)) Table().ComputeLogitsInputGradient(outputGradient, inputGradient);
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
-    table_->ComputeLogits(input, output);
+    Table().ComputeLogits(input, output);
   }
 
   ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
-    return graph.MatMul(input, graph.Parameter(table_->OwnParameters()[0].slot), true);
+    return graph.MatMul(input, Table().DescribeTable(graph), true);
   }
 
   void ForgetForward() override { input_.resize(0, 0); }
 
  private:
-  std::shared_ptr<Embedding<T>> table_;
+  IEmbeddingTable<T>& Table() const { return *table_->AsTable(); }
+
+  std::shared_ptr<ILayer<T>> table_;
   bool trains_ = false;  // in the last forward pass
   OfPass<T> input_;      // of it, if the table trains
 };

@@ -92,7 +92,7 @@ class TransformerDecoder final : public Composite<T> {
   std::string LayerType() const override { return "TransformerDecoder"; }
   bool HasTiedHead() const { return this->Children().size() < kUntied; }
   /// Most tokens of a sequence.
-  Index Positions() const { return Table(*this->Child(kPosition)).Count(); }
+  Index Positions() const { return this->Child(kPosition)->AsTable()->Count(); }
   /// Features of a token inside.
   Index Width() const { return this->Child(kNorm)->InputSize(); }
   Index BlockCount() const { return static_cast<Index>(this->Child(kBlocks)->Children().size()); }
@@ -136,10 +136,11 @@ class TransformerDecoder final : public Composite<T> {
   /// of another number of rows: vocabulary and positions stay.
   void ReplaceChild(const std::string& name, std::shared_ptr<ILayer<T>> layer) override {
     if (layer && (name == kToken || name == kPosition)) {
-      const Index count = Table(*this->Child(name)).Count();
-      if (Table(*layer).Count() != count) {
-        throw ShapeError(Message({"TransformerDecoder: '", name, "' has ", count, " rows, its replacement ",
-                                  Table(*layer).Count()}));
+      const Index count = this->Child(name)->AsTable()->Count();
+      const Index given = detail::TableOf("TransformerDecoder", layer).AsTable()->Count();
+      if (given != count) {
+        throw ShapeError(
+            Message({"TransformerDecoder: '", name, "' has ", count, " rows, its replacement ", given}));
       }
     }
     Composite<T>::ReplaceChild(name, std::move(layer));
@@ -150,16 +151,13 @@ class TransformerDecoder final : public Composite<T> {
  protected:
   /// Two parts, the lower one as far as rows see each other, so that InferNext can leave out rows between.
   std::shared_ptr<ILayer<T>> Compose() const override {
-    const auto table = [this](const char* name) {
-      return std::shared_ptr<Embedding<T>>(this->Child(name), &Table(*this->Child(name)));
-    };
     auto body = std::make_shared<Sequential<T>>(
         std::make_shared<Sum<T>>(this->Child(kToken),
-                                 std::make_shared<PositionEmbedding<T>>(table(kPosition))),
+                                 std::make_shared<PositionEmbedding<T>>(this->Child(kPosition))),
         this->Child(kBlocks));
     auto top = std::make_shared<Sequential<T>>(this->Child(kNorm));
     if (HasTiedHead()) {
-      top->Add(std::make_shared<detail::TiedHead<T>>(table(kToken)));
+      top->Add(std::make_shared<detail::TiedHead<T>>(this->Child(kToken)));
     } else {
       top->Add(this->Child(kHead));
     }
@@ -207,16 +205,6 @@ class TransformerDecoder final : public Composite<T> {
     for (T& value : parameter.slot->value.reshaped()) {
       value = static_cast<T>(deviation) * random.template NextNormal<T>();
     }
-  }
-
-  /// @throws ConfigError for a layer that is no embedding.
-  static Embedding<T>& Table(ILayer<T>& layer) {
-    auto* const table = dynamic_cast<Embedding<T>*>(&layer);
-    if (table == nullptr) {
-      throw ConfigError("TransformerDecoder: an embedding is replaced by a " + layer.LayerType() +
-                        ", expected an Embedding");
-    }
-    return *table;
   }
 
   const ILayer<T>& Part(std::size_t part) const { return *this->Tree().Children()[part].layer; }

@@ -39,6 +39,7 @@ class CloneScope {
     } else {
       copy = std::make_shared<ParameterSlot<T>>(slot->value);
       copy->trainable = slot->trainable;
+      copy->canTrain = slot->canTrain;
       copy->version = slot->version.load();
       if (!current_->sharesFrozen) copy->gradient = slot->gradient;
     }

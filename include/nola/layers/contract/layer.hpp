@@ -16,11 +16,13 @@
 #include "nola/graph/graph_recorder.hpp"
 #include "nola/graph/jit_compilable.hpp"
 #include "nola/layers/contract/clone_scope.hpp"
+#include "nola/layers/contract/embedding_table.hpp"
 #include "nola/layers/contract/linear_layer.hpp"
 #include "nola/layers/contract/parameter.hpp"
 #include "nola/layers/contract/pass.hpp"
 #include "nola/layers/contract/weight_loading.hpp"
 #include "nola/layers/contract/workspace.hpp"
+#include "nola/storage/encoded_weight.hpp"
 
 namespace nola {
 
@@ -177,6 +179,13 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   virtual std::vector<ConstParameter<T>> Parameters() const = 0;
   /// The layer's part of that list, without its children's: the slots themselves. Allocates nothing.
   virtual std::span<const NamedSlot<T>> OwnParameters() const = 0;
+  /// The layer's weights that are no parameters and lie encoded, without its children's. They never change,
+  /// and copies of the layer share them.
+  virtual std::span<const StoredWeight> OwnStoredWeights() const = 0;
+  /// Puts another in the place of the one of the same name.
+  /// @throws ConfigError if there is none, the weight is null, or the layer cannot use its format as it lies;
+  /// ShapeError for another shape.
+  virtual void SetStoredWeight(StoredWeight weight) = 0;
   /// Adds a slot that layers below use to this layer's list: a vector that several adapters share.
   /// @throws ConfigError for a name that is taken or has a dot, or a slot that is listed already.
   virtual void AdoptParameter(const std::string& name, std::shared_ptr<ParameterSlot<T>> slot) = 0;
@@ -245,6 +254,9 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
 
   /// The layer as x W + b, if that is what it computes: null otherwise.
   virtual const ILinearLayer<T>* AsLinear() const { return nullptr; }
+  /// The layer as a table of embeddings, or null.
+  virtual IEmbeddingTable<T>* AsTable() { return nullptr; }
+  virtual const IEmbeddingTable<T>* AsTable() const { return nullptr; }
   /// The layer as a low-rank adapter, or null.
   virtual ILoRAAdapter<T>* AsAdapter() { return nullptr; }
   virtual const ILoRAAdapter<T>* AsAdapter() const { return nullptr; }

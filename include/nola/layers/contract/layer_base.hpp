@@ -28,6 +28,8 @@ class LayerBase : public virtual ILayer<T> {
   std::vector<Parameter<T>> Parameters() final;
   std::vector<ConstParameter<T>> Parameters() const final;
   std::span<const NamedSlot<T>> OwnParameters() const final { return listed_; }
+  std::span<const StoredWeight> OwnStoredWeights() const final { return stored_; }
+  void SetStoredWeight(StoredWeight weight) final;
   void AdoptParameter(const std::string& name, std::shared_ptr<ParameterSlot<T>> slot) final;
   bool DisownParameter(const std::string& name) final;
   void ParametersChanged() override;
@@ -63,6 +65,19 @@ class LayerBase : public virtual ILayer<T> {
 
   /// Lists a parameter of this layer.
   void AddParameter(std::string name, Tensor<T> value);
+
+  /// The same for one that nothing makes train.
+  void AddConstant(std::string name, Tensor<T> value) {
+    AddParameter(std::move(name), std::move(value));
+    used_.back().slot->SetTrainable(false);
+    used_.back().slot->canTrain = false;
+  }
+  /// Lists a weight that lies encoded. @throws ConfigError if it is null or CheckStored refuses it.
+  void AddStoredWeight(StoredWeight weight);
+  /// A stored weight by its place in the order of AddStoredWeight.
+  const StoredWeight& StoredAt(std::size_t index) const { return stored_[index]; }
+  /// @throws ConfigError for a weight that the layer cannot use as it lies.
+  virtual void CheckStored(const StoredWeight& /*weight*/) const {}
 
   /// Uses a parameter that another layer lists (see AdoptParameter). It takes the next place in the order of
   /// AddParameter, for Value, Gradient and IsTrainable.
@@ -145,6 +160,7 @@ class LayerBase : public virtual ILayer<T> {
   Index outputSize_;
   std::vector<NamedSlot<T>> listed_;
   std::vector<Use> used_;  // what is listed, in order, and what others list
+  std::vector<StoredWeight> stored_;
   std::vector<NamedLayer<T>> children_;
 };
 

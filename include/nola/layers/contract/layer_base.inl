@@ -4,7 +4,7 @@ namespace nola {
 
 template <std::floating_point T>
 LayerBase<T>::LayerBase(const LayerBase& other)
-    : ILayer<T>(other), inputSize_(other.inputSize_), outputSize_(other.outputSize_) {
+    : ILayer<T>(other), inputSize_(other.inputSize_), outputSize_(other.outputSize_), stored_(other.stored_) {
   const detail::CloneScope<T> copies;
   for (const NamedSlot<T>& own : other.listed_) {
     // One that layers below use is never shared: thawing could not give it to them.
@@ -72,6 +72,29 @@ void LayerBase<T>::AddParameter(std::string name, Tensor<T> value) {
   used_.reserve(used_.size() + 1);
   listed_.push_back({std::move(name), slot});
   used_.push_back({std::move(slot)});
+}
+
+template <std::floating_point T>
+void LayerBase<T>::AddStoredWeight(StoredWeight weight) {
+  if (!weight.weight) throw ConfigError(Message({this->LayerType(), ": '", weight.name, "' is null"}));
+  CheckStored(weight);
+  stored_.push_back(std::move(weight));
+}
+
+template <std::floating_point T>
+void LayerBase<T>::SetStoredWeight(StoredWeight weight) {
+  for (StoredWeight& own : stored_) {
+    if (own.name != weight.name) continue;
+    if (!weight.weight) throw ConfigError(Message({this->LayerType(), ": '", weight.name, "' is null"}));
+    if (weight.Rows() != own.Rows() || weight.Columns() != own.Columns()) {
+      throw ShapeError(Message({this->LayerType(), ": '", own.name, "' is [", own.Rows(), " x ",
+                                own.Columns(), "], given [", weight.Rows(), " x ", weight.Columns(), "]"}));
+    }
+    CheckStored(weight);
+    own = std::move(weight);
+    return;
+  }
+  throw ConfigError(Message({this->LayerType(), ": no stored weight is named '", weight.name, "'"}));
 }
 
 template <std::floating_point T>
@@ -204,7 +227,7 @@ void LayerBase<T>::SetTrainable(bool trainable) {
     if (!child.isFrozen) child.layer->SetTrainable(trainable);
   }
   for (NamedSlot<T>& own : listed_) {
-    if (own.slot->isShared && (trainable || own.slot->trainable)) MakeOwn(own);
+    if (own.slot->isShared && own.slot->canTrain && (trainable || own.slot->trainable)) MakeOwn(own);
     own.slot->SetTrainable(trainable);
   }
 }

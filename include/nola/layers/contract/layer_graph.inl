@@ -4,7 +4,7 @@ namespace nola {
 
 namespace detail {
 
-/// The places of all layers and of their parameters' slots.
+/// The places of all layers, of their parameters' slots and of their stored weights.
 template <std::floating_point T>
 void AddPlaces(const ILayer<T>& layer, const std::string& path, bool isFrozen,
                typename GraphRecorder<T>::Places& places) {
@@ -15,6 +15,7 @@ void AddPlaces(const ILayer<T>& layer, const std::string& path, bool isFrozen,
   add(&layer, path);
   const std::string prefix = path.empty() ? "" : path + ".";
   for (const NamedSlot<T>& own : layer.OwnParameters()) add(own.slot.get(), prefix + own.name);
+  for (const StoredWeight& own : layer.OwnStoredWeights()) add(own.weight.get(), prefix + own.name);
   for (const NamedLayer<T>& child : layer.Children()) {
     AddPlaces(*child.layer, prefix + child.name, isFrozen || child.isFrozen, places);
   }
