@@ -6,6 +6,7 @@
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/lora_adapter_base.hpp"
 #include "nola/adapters/nola_adapter.hpp"
+#include "nola/adapters/quantize_layers.hpp"
 #include "nola/adapters/weight_fingerprint.hpp"
 #include "nola/compiled/compiled_network.hpp"
 #include "nola/core/compiled.hpp"

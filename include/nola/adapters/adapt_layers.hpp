@@ -52,23 +52,6 @@ using AdapterFactory = std::function<std::shared_ptr<ILoRAAdapter<T>>(
 
 namespace detail {
 
-inline bool MatchesAny(const std::vector<std::string>& patterns, const std::string& path) {
-  for (const std::string& pattern : patterns) {
-    if (PathMatches(pattern, path)) return true;
-  }
-  return false;
-}
-
-/// @throws ConfigError for a pattern that none of these paths matches.
-inline void RequireMatches(const std::vector<std::string>& patterns, const std::vector<std::string>& paths,
-                           const char* kind) {
-  for (const std::string& pattern : patterns) {
-    bool isFound = false;
-    for (const std::string& path : paths) isFound = isFound || PathMatches(pattern, path);
-    if (!isFound) throw ConfigError(Message({"AdaptLayers: '", pattern, "' matches no ", kind, "layer"}));
-  }
-}
-
 /// Whether a path is one of these or leads below one.
 inline bool IsWithinAny(const std::vector<std::string>& paths, const std::string& path) {
   for (const std::string& above : paths) {
@@ -105,8 +88,8 @@ std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<s
     }
     return !isLinear;  // what a linear layer is made of is its own
   });
-  RequireMatches(targetModules, targets, "dense ");
-  RequireMatches(trainableModules, trainable, "");
+  RequireMatches("AdaptLayers", targetModules, targets, "dense layer");
+  RequireMatches("AdaptLayers", trainableModules, trainable, "layer");
 
   std::vector<std::string> paths;
   LayerReplacements<T> adapters;

@@ -36,6 +36,23 @@ std::vector<PlacedAdapter<T>> FindAdapters(const ILayer<T>& network) {
 
 namespace detail {
 
+inline bool MatchesAny(const std::vector<std::string>& patterns, const std::string& path) {
+  for (const std::string& pattern : patterns) {
+    if (PathMatches(pattern, path)) return true;
+  }
+  return false;
+}
+
+/// @throws ConfigError for a pattern that none of these paths matches.
+inline void RequireMatches(const char* function, const std::vector<std::string>& patterns,
+                           const std::vector<std::string>& paths, const char* kind) {
+  for (const std::string& pattern : patterns) {
+    bool isFound = false;
+    for (const std::string& path : paths) isFound = isFound || PathMatches(pattern, path);
+    if (!isFound) throw ConfigError(Message({function, ": '", pattern, "' matches no ", kind}));
+  }
+}
+
 /// @throws ConfigError for a network that is an adapter: it has no path to be found and saved by.
 template <std::floating_point T>
 void RequireNoAdapter(const char* function, const ILayer<T>& network) {
