@@ -70,3 +70,16 @@ TEMPLATE_TEST_CASE("a transformer's block", "", float, double) {
       nola::TransformerBlockOptions{.width = 8, .heads = 4, .hiddenSize = 12, .activation = {true}});
   RequireRoundTrip<TestType>(tanh, 3);
 }
+
+TEMPLATE_TEST_CASE("frozen weights are exported as the numbers that they decode to", "", float, double) {
+  using T = TestType;
+  for (const nola::WeightFormat format : {nola::WeightFormat::bf16, nola::WeightFormat::int4}) {
+    nola::Sequential<T> network;
+    network.template Emplace<nola::DenseLayer<T>>("fc1", 6, 8, true, 1U);
+    network.template Emplace<nola::Tanh<T>>("act", 8);
+    network.template Emplace<nola::DenseLayer<T>>("fc2", 8, 4, false, 2U);
+    network.template Emplace<nola::DenseLayer<T>>("fc3", 4, 3, true, 3U);
+    nola::QuantizeLayers<T>(network, {"fc1", "fc2"}, format);
+    RequireRoundTrip<T>(network);
+  }
+}

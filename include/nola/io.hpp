@@ -7,6 +7,7 @@
 #include "nola/io/checkpoint.hpp"
 #include "nola/io/file/atomic_file.hpp"
 #include "nola/io/file/mapped_file.hpp"
+#include "nola/io/load_target.hpp"
 #include "nola/io/peft/peft_export.hpp"
 #include "nola/io/peft/peft_gpt2.hpp"
 #include "nola/io/peft/peft_import.hpp"

@@ -192,6 +192,53 @@ def check_coefficients(metadata, tensors, name, count):
     assert all(abs(v - (i / 64 - 1)) <= tolerance for i, v in enumerate(values)), f"{name}: values"
 
 
+# Section "Weights in fewer bits"
+NF4 = [-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+       -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+       0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1]
+
+
+def frozen_row(form, row, columns, tensors):
+    """The numbers of a stored row; a double holds every product and sum here exactly, single rounds it once."""
+    levels = tensors["fc.weight"]
+    stride = len(levels[2]) // levels[1][0]
+    raw = levels[2][row * stride:(row + 1) * stride]
+    scales = numbers(tensors["fc.weight.scales"])
+    if form == "int8":
+        return [single(level * scales[row]) for level in struct.unpack(f"<{columns}b", raw)]
+    blocks = stride // 32
+    values = []
+    for column in range(blocks * 64):
+        n, word_index = column % 64 // 8, column % 8
+        word32 = struct.unpack_from("<I", raw, column // 64 * 32 + 4 * word_index)[0]
+        level = word32 >> 4 * n & 15
+        block = row * blocks + column // 64
+        if form == "int4":
+            values.append(single(scales[2 * block] * level + scales[2 * block + 1]))
+        else:
+            values.append(single(single(NF4[level]) * scales[block]))
+        assert column < columns or level == 0, "padding"
+    return values[:columns]
+
+
+def check_frozen(directory, form):
+    metadata, tensors = read(directory / f"frozen_{form}.safetensors")
+    assert metadata["format"] == "nola-weights"
+    decoded = numbers(read(directory / f"decoded_{form}.safetensors")[1]["weight"])
+    dtype, shape, _ = tensors["fc.weight"]
+    expected = {"int8": ("I8", [3, 150], "F32", [3]), "int4": ("U8", [3, 96], "F16", [3, 3, 2]),
+                "nf4": ("U8", [3, 96], "F16", [3, 3])}
+    if form in expected:
+        scales = tensors["fc.weight.scales"]
+        assert (dtype, shape, *scales[:2]) == expected[form], form
+        found = [value for row in range(3) for value in frozen_row(form, row, 150, tensors)]
+    else:
+        assert (dtype, shape) == (form.upper(), [150, 3]) and "fc.weight.scales" not in tensors, form
+        plain = numbers(tensors["fc.weight"])
+        found = [plain[3 * column + row] for row in range(3) for column in range(150)]
+    assert found == decoded, f"{form}: decoded otherwise"
+
+
 def main(directory):
     assert digits(fingerprint(text("nola"))) == KNOWN, "fingerprint"
     _, types = read(directory / "types.safetensors")
@@ -201,6 +248,8 @@ def main(directory):
     assert set(types) == set(expected)
     for name, values in expected.items():
         assert types[name][0].lower() == name and numbers(types[name]) == values, name
+    for form in ("f32", "f16", "bf16", "int8", "int4", "nf4"):
+        check_frozen(directory, form)
     _, weights = read(directory / "weights.safetensors")
     count = 0
     for path in sorted(directory.glob("adapters*.safetensors")):
@@ -212,7 +261,7 @@ def main(directory):
     for kind in ("f32", "f16"):
         _, tensors = read(directory / f"peft_{kind}" / "adapter_model.safetensors")
         assert {t[0].lower() for t in tensors.values()} == {kind}
-    print(f"{count} adapters, all number types and two PEFT files read by the specification alone")
+    print(f"{count} adapters, all number types, six frozen weights and two PEFT files read by the specification alone")
 
 
 KNOWN = "4687645ad54ac480f62cfe5d669af273"

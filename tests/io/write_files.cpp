@@ -37,6 +37,24 @@ void WriteTypes(const std::filesystem::path& path) {
        Extremes<std::int64_t>("i64"), Extremes<std::uint64_t>("u64")});
 }
 
+/// A frozen weight in each format, and beside it the numbers that it decodes to, [out x in].
+void WriteFrozen(const std::filesystem::path& directory) {
+  using nola::WeightFormat;
+  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
+                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+    nola::Sequential<float> network;
+    network.Emplace<nola::DenseLayer<float>>("fc", 150, 3, true, 5U);
+    nola::QuantizeLayers<float>(network, {"fc"}, format);
+    const std::string name(WeightFormatName(format));
+    nola::SaveWeights<float>(network, directory / ("frozen_" + name + ".safetensors"));
+    nola::Tensor<float> weight(150, 3);
+    network.Layer(0)->AsLinear()->ReadRows(0, weight);
+    const nola::Tensor<float> transposed = weight.transpose();
+    nola::WriteSafetensors(directory / ("decoded_" + name + ".safetensors"),
+                           {nola::detail::ParameterEntry<float>("weight", {transposed.data(), 3, 150})});
+  }
+}
+
 std::shared_ptr<nola::Sequential<float>> Adapted(nola::AdapterKind kind,
                                                  nola::BasisDistribution distribution) {
   auto network = test::SmallNetwork<float>();
@@ -67,6 +85,8 @@ int main(int argc, char** argv) try {
   const std::filesystem::path directory = argv[1];
   WriteTypes(directory / "types.safetensors");
   nola::SaveWeights(*test::SmallNetwork<float>(), directory / "weights.safetensors");
+
+  WriteFrozen(directory);
 
   using nola::CoefficientFormat;
   for (const auto distribution : {nola::BasisDistribution::rademacher, nola::BasisDistribution::uniform,

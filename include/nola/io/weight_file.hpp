@@ -1,13 +1,10 @@
 // All weights of a network from a safetensors file, and to one.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -18,6 +15,8 @@
 #include "nola/core/compiled.hpp"
 #include "nola/core/version.hpp"
 #include "nola/io/adapters/load_mode.hpp"
+#include "nola/io/load_target.hpp"
+#include "nola/io/safetensors/encoded_tensor.hpp"
 #include "nola/io/safetensors/parameter_entry.hpp"
 #include "nola/io/safetensors/safetensors.hpp"
 #include "nola/io/safetensors/safetensors_writer.hpp"
@@ -36,109 +35,52 @@ struct WeightFileOptions {
   WeightNameMapping mapping = {};  ///< from names in the file to parameters; empty keeps every name
   WeightLayout layout = WeightLayout::inputByOutput;  ///< of every DenseLayer's weight; no other has two
   LoadMode mode = LoadMode::strict;
+  /// The format that the weights of dense layers and of embeddings are to lie in: these layers become a
+  /// FrozenDenseLayer or a FrozenEmbedding, which cannot train. Without it they stay what they are, and those
+  /// that are frozen keep their format.
+  std::optional<WeightFormat> format = std::nullopt;
 };
 
 namespace detail {
-
-/// Writes value [in x out] from a file's [out x in], tile by tile: there is never a second copy of it.
-template <std::floating_point T>
-void DecodeTransposed(NumberType type, std::span<const std::byte> bytes, Tensor<T>& value) {
-  constexpr Index kTileRows = 16;
-  constexpr Index kTileColumns = 128;
-  std::array<T, kTileRows * kTileColumns> tile;
-  const Index inputs = value.rows();
-  const Index outputs = value.cols();
-  const auto size = static_cast<Index>(NumberTypeSize(type));
-  for (Index output = 0; output < outputs; output += kTileRows) {
-    const Index rows = std::min(kTileRows, outputs - output);
-    for (Index input = 0; input < inputs; input += kTileColumns) {
-      const Index columns = std::min(kTileColumns, inputs - input);
-      for (Index row = 0; row < rows; ++row) {
-        const Index offset = ((output + row) * inputs + input) * size;
-        DecodeNumbers<T>(type, bytes.subspan(static_cast<std::size_t>(offset)),
-                         {tile.data() + row * columns, static_cast<std::size_t>(columns)});
-      }
-      value.block(input, output, columns, rows) =
-          Eigen::Map<const Tensor<T>>(tile.data(), rows, columns).transpose();
-    }
-  }
-}
-
-/// Names of the parameters whose layout a file may choose.
-template <std::floating_point T>
-std::set<std::string> LinearWeights(const ILayer<T>& network) {
-  std::set<std::string> names;
-  const auto add = [&](const ILayer<T>& layer, const std::string& prefix) {
-    if (layer.AsLinear() != nullptr && layer.AsAdapter() == nullptr) names.insert(prefix + "weight");
-  };
-  add(network, "");
-  VisitLayers(network, [&](const std::string& path, const std::shared_ptr<ILayer<T>>& layer) {
-    add(*layer, path + ".");
-    return true;
-  });
-  return names;
-}
-
-/// Whether a tensor of this shape is a [rows x columns] matrix but for extents of 1: [n] is [1 x n], [out x
-/// in x 1] is [out x in], and no dimension is one number.
-inline bool IsShapeOf(const std::vector<Index>& shape, Index rows, Index columns) {
-  const auto withoutOnes = [](std::vector<Index> extents) {
-    std::erase(extents, 1);
-    return extents;
-  };
-  return withoutOnes(shape) == withoutOnes({rows, columns});
-}
-
-/// Why a tensor cannot become a parameter of this shape, or nothing.
-template <std::floating_point T>
-std::optional<std::string> WhyUnfit(const SafetensorsTensor& tensor, Index rows, Index columns) {
-  if (!IsShapeOf(tensor.shape, rows, columns)) {
-    return Message({" is ", tensor.ShapeText(), " in the file, needed is [", rows, " x ", columns, "]"});
-  }
-  if (!IsReadableAsFloat(tensor.type)) {
-    return Message({" is of type ", tensor.TypeText(), " in the file, needed are floats"});
-  }
-  if (!DecodesToFinite<T>(tensor.type, tensor.bytes)) {
-    return " holds NaN or infinity in the file, or a number too large for the network's";
-  }
-  return std::nullopt;
-}
 
 /// @param source  for error messages.
 template <std::floating_point T>
 WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, const std::string& source,
                              const WeightFileOptions& options) {
+  const std::vector<std::pair<std::string, FileWeight>> weights = FileWeights(tensors);
+  std::vector<LoadTarget<T>> targets;
+  ListTargets(network, "", options.format, targets);
   std::vector<std::string> names;
-  std::vector<const SafetensorsTensor*> values;
-  for (const auto& [name, tensor] : tensors) {
-    names.push_back(name);
-    values.push_back(tensor);
-  }
-  LoadPlan plan = PlanLoad(names, options.mapping, network.GetParameterNames());
+  std::vector<std::string> needed;
+  for (const auto& [name, weight] : weights) names.push_back(name);
+  for (const LoadTarget<T>& target : targets) needed.push_back(target.name);
+  LoadPlan plan = PlanLoad(names, options.mapping, needed);
   WeightLoadResult result;
   result.missing = std::move(plan.validation.missing);
   result.unexpected = std::move(plan.validation.unexpected);
   for (const std::string& name : plan.validation.duplicate) {
     result.errors.push_back("two weights are mapped to " + Quoted(name));
   }
-  const std::set<std::string> linear = LinearWeights(network);
-  const auto isTransposed = [&](const std::string& name) {
-    return options.layout == WeightLayout::outputByInput && linear.contains(name);
+  const auto isTransposed = [&](const LoadTarget<T>& target, const FileWeight& weight) {
+    return target.isLinear &&
+           (options.layout == WeightLayout::outputByInput || weight.tensor->layout == kTransposedLayout);
   };
-  std::vector<std::pair<NamedSlot<T>, const SafetensorsTensor*>> loads;
-  std::vector<NamedSlot<T>> parameters = ListSlots(network);
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
+  struct Load {
+    const LoadTarget<T>* target;
+    const FileWeight* weight;
+    StoredWeight stored;
+  };
+  std::vector<Load> loads;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
     if (!plan.weightOf[i]) continue;
-    NamedSlot<T>& parameter = parameters[i];
-    Index rows = parameter.slot->value.rows();
-    Index columns = parameter.slot->value.cols();
-    if (isTransposed(parameter.name)) std::swap(rows, columns);
-    const SafetensorsTensor* const tensor = values[*plan.weightOf[i]];
-    const std::optional<std::string> reason = WhyUnfit<T>(*tensor, rows, columns);
+    Load load{&targets[i], &weights[*plan.weightOf[i]].second, {}};
+    const auto reason =
+        Prepare<T>(*load.weight, targets[i], isTransposed(targets[i], *load.weight), load.stored);
     if (reason) {
-      result.errors.push_back(Quoted(parameter.name) + *reason);
+      result.errors.push_back(Quoted(targets[i].name) + *reason);
     } else {
-      loads.emplace_back(std::move(parameter), tensor);
+      load.stored.name = targets[i].name.substr(targets[i].name.rfind('.') + 1);
+      loads.push_back(std::move(load));
     }
   }
   std::vector<std::string> reasons = result.errors;
@@ -150,15 +92,33 @@ WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, 
   }
   RequireNone(reasons, options.mode, source);
 
-  for (const auto& [parameter, tensor] : loads) {
-    Tensor<T>& value = parameter.slot->value;
-    parameter.slot->Changed();
-    if (isTransposed(parameter.name)) {
-      DecodeTransposed<T>(tensor->type, tensor->bytes, value);
-    } else {
-      DecodeNumbers<T>(tensor->type, tensor->bytes, {value.data(), static_cast<std::size_t>(value.size())});
+  LayerReplacements<T> frozen;
+  std::map<std::string, std::shared_ptr<ParameterSlot<T>>> slots;  // in the place of those of these layers
+  for (const Load& load : loads) {
+    if (!load.stored.weight || !load.target->slot) continue;
+    frozen.emplace_back(load.target->path, WithStored(*load.target, load.stored));
+    for (const NamedSlot<T>& own : frozen.back().second->OwnParameters()) {
+      slots.emplace(load.target->path + "." + own.name, own.slot);
     }
-    result.loaded.push_back(parameter.name);
+  }
+  if (!frozen.empty()) ReplaceLayers(network, frozen);
+  for (const Load& load : loads) {
+    const LoadTarget<T>& target = *load.target;
+    result.loaded.push_back(target.name);
+    if (load.stored.weight) {
+      if (!target.slot) target.layer->SetStoredWeight(load.stored);
+      continue;
+    }
+    const auto replaced = slots.find(target.name);
+    ParameterSlot<T>& slot = replaced == slots.end() ? *target.slot : *replaced->second;
+    slot.Changed();
+    const SafetensorsTensor& tensor = *load.weight->tensor;
+    if (isTransposed(target, *load.weight)) {
+      DecodeTransposed<T>(tensor.type, tensor.bytes, slot.value);
+    } else {
+      DecodeNumbers<T>(tensor.type, tensor.bytes,
+                       {slot.value.data(), static_cast<std::size_t>(slot.value.size())});
+    }
   }
   network.ParametersChanged();
   result.success = reasons.empty();
@@ -171,6 +131,12 @@ WeightLoadResult LoadTensors(ILayer<T>& network, const TensorPointers& tensors, 
 /// Everything is checked first; then each weight is read from the mapped file straight into its place, a
 /// transposed one too: no memory is taken but for names. Extents of 1 do not count: a vector may be [n] or
 /// [1 x n]. Trainable or frozen stays as it is.
+///
+/// With WeightFileOptions::format dense layers and embeddings become frozen ones whose weights lie in that
+/// format: numbers of another type are encoded some rows at a time; those that lie so in a mapped file are
+/// read there from then on, by the page as they are needed, and not looked at before: NaN in them shows when
+/// it is met. The file's bytes are held as long as a layer uses them, whatever becomes of `file`. Levels with
+/// their scales (see SaveWeights) are checked whole.
 /// @return in lenient mode also what was not loaded; a name that the mapping drops is not mentioned. The
 /// mapping is called once for each name.
 /// @throws FileError for a damaged file, and in strict mode unless every weight has its parameter, every
@@ -192,9 +158,10 @@ WeightLoadResult LoadWeights(ILayer<T>& network, const std::filesystem::path& pa
   return detail::LoadTensors(network, source.Tensors(), source.Name(), options);
 }
 
-/// Writes every parameter of a network, in its own orientation, as LoadWeights reads it back. Replaces the
-/// file as a whole (see AtomicFile).
-/// @param type  f64, f32, f16 or bf16. @param notes  kept in the file's metadata as SaveAdapters keeps them.
+/// Writes every parameter of a network, in its own orientation, and every stored weight as it lies, as
+/// LoadWeights reads them back. Replaces the file as a whole (see AtomicFile).
+/// @param type  of parameters: f64, f32, f16 or bf16. @param notes  kept in the file's metadata as
+/// SaveAdapters keeps them.
 /// @return the size of the file in bytes.
 /// @throws UnsupportedError for a network with adapters, whose bases are no parameters of it: see
 /// SaveAdapters and MergeAdapters, and for a linear layer that keeps its weight elsewhere; ConfigError for a
@@ -210,7 +177,11 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
     throw ConfigError(Message({"SaveWeights: weights cannot be stored as ", NumberTypeName(type)}));
   }
   std::vector<SafetensorsEntry> entries;
+  SafetensorsMetadata metadata{{"format", "nola-weights"}, {"library_version", kVersion}};
   detail::VisitBaseWeights(network, [&](const std::string& name, const detail::BaseWeight<T>& weight) {
+    if (weight.stored != nullptr) {
+      return detail::AddStoredEntries(name, *weight.stored, entries, metadata);
+    }
     if (weight.slot == nullptr) {
       throw UnsupportedError("SaveWeights: " + Quoted(name) + " is no parameter of its " +
                              weight.layer.LayerType());
@@ -218,7 +189,6 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
     const Tensor<T>& value = weight.slot->value;
     entries.push_back(detail::ParameterEntry<T>(name, {value.data(), value.rows(), value.cols()}, type));
   });
-  SafetensorsMetadata metadata{{"format", "nola-weights"}, {"library_version", kVersion}};
   for (const auto& [key, value] : notes) metadata.emplace("note." + key, value);
   return WriteSafetensors(path, entries, metadata);
 }

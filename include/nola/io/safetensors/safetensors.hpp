@@ -8,7 +8,7 @@
 #include <functional>
 #include <limits>
 #include <map>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,6 +31,8 @@ struct SafetensorsTensor {
   std::vector<Index> shape;  ///< empty for a scalar
   std::span<const std::byte> bytes;
   std::string typeName = {};  ///< as the file has it, also of a type that this library does not know
+  std::string layout = {};    ///< what the metadata say at `layout.<name>`
+  std::shared_ptr<const void> owner = {};  ///< keeps the bytes alive; null where the caller does
 
   Index NumElements() const {
     Index count = 1;
@@ -72,7 +74,7 @@ class SafetensorsFile {
 
   /// Maps a file. @throws FileError with the reason if it cannot be read or is not a safetensors file.
   explicit SafetensorsFile(const std::filesystem::path& path) : name_(path.string()) {
-    mapping_.emplace(path);
+    mapping_ = std::make_shared<const MappedFile>(path);
     Read(mapping_->Bytes());
   }
 
@@ -251,6 +253,9 @@ class SafetensorsFile {
                       data.size(), ": the file is cut short"}));
       }
       range.tensor->bytes = data.subspan(range.begin, range.end - range.begin);
+      range.tensor->owner = mapping_;
+      const auto layout = metadata_.find("layout." + *range.name);
+      if (layout != metadata_.end()) range.tensor->layout = layout->second;
       expected = range.end;
     }
     if (expected != data.size()) {
@@ -259,7 +264,7 @@ class SafetensorsFile {
   }
 
   std::string name_;
-  std::optional<MappedFile> mapping_;
+  std::shared_ptr<const MappedFile> mapping_;
   SafetensorsMetadata metadata_;
   TensorMap tensors_;
 };
