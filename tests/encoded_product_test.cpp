@@ -76,8 +76,9 @@ struct Shape {
 TEMPLATE_TEST_CASE("a product with an encoded matrix has the bits of one with the decoded matrix", "", float,
                    double) {
   for (const WeightFormat format : test::kFormats) {
-    for (const Shape& shape : {Shape{1, 1, 1}, Shape{3, 70, 0}, Shape{1, 200, 700}, Shape{1, 77, 1088}, Shape{5, 193, 513},
-                               Shape{17, 130, 64}, Shape{40, 400, 1030}, Shape{16, 31, 512}}) {
+    for (const Shape& shape :
+         {Shape{1, 1, 1}, Shape{3, 70, 0}, Shape{1, 200, 700}, Shape{1, 77, 1088}, Shape{5, 193, 513},
+          Shape{17, 130, 64}, Shape{40, 400, 1030}, Shape{16, 31, 512}}) {
       for (const bool transposed : {false, true}) {
         const Example<TestType> example(format, shape.rows, shape.columns, shape.depth, transposed);
         for (const InstructionSet set : SupportedSets()) {
