@@ -181,8 +181,8 @@ TEST_CASE("numbers that are in the format already are not copied, and outlive th
     nola::SaveWeights(*source, directory / "w");
     auto loaded = std::make_shared<nola::Sequential<float>>();
     loaded->Emplace<nola::FrozenDenseLayer<float>>("fc", 700, 500, format);
-    const std::int64_t kept = test::BytesKeptBy([&] { nola::LoadWeights(*loaded, directory / "w"); });
-    if (test::kCountsAllocations) REQUIRE(kept < 10000);
+    const std::int64_t peak = test::PeakBytesOf([&] { nola::LoadWeights(*loaded, directory / "w"); });
+    REQUIRE(peak < 50000);  // the smallest weight takes 200,000
     std::filesystem::remove(directory / "w");
     const Tensor<float> input = RandomTensor<float>(3, 700, 1);
     REQUIRE(SameBits(loaded->Infer(input), source->Infer(input)));
