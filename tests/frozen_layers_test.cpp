@@ -250,9 +250,13 @@ TEMPLATE_TEST_CASE("a frozen table gives its rows and the head that shares it", 
     frozen.ComputeLogits(hidden, logits);
     dense.ComputeLogits(hidden, expected);
     REQUIRE(SameBits(logits, expected));
-    Tensor<T> gradient, expectedGradient;
-    frozen.ComputeLogitsInputGradient(logits, gradient);
-    dense.ComputeLogitsInputGradient(logits, expectedGradient);
+    Tensor<T> some(6, 9);
+    frozen.ComputeLogits(hidden, 17, some);
+    REQUIRE(SameBits(some, Tensor<T>(logits.middleCols(17, 9))));
+    Tensor<T> gradient = RandomTensor<T>(6, 70, 3);
+    Tensor<T> expectedGradient = gradient;
+    frozen.AddLogitsInputGradient(some, 17, gradient);
+    dense.AddLogitsInputGradient(some, 17, expectedGradient);
     REQUIRE(SameBits(gradient, expectedGradient));
     REQUIRE(ErrorOf<nola::ShapeError>([&] { frozen.Infer(Tensor<T>::Constant(1, 1, 40)); }) ==
             "FrozenEmbedding: index 40 in row 0, expected a whole number in 0..39");

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "nola/training/loss.hpp"
+#include "nola/training/evaluation.hpp"
 #include "nola/training/optimizer.hpp"
 #include "nola/training/text_windows.hpp"
 #include "nola/training/trainer.hpp"
@@ -66,8 +66,6 @@ double CrossEntropy(const Network& network, std::span<const std::int32_t> tokens
   const Index predicted = static_cast<Index>(tokens.size()) - 1;
   const Index windowsAtOnce = std::max<Index>(1, 2048 / length);
   Tensor<float> inputs;
-  Tensor<float> logits;
-  Tensor<float> gradient;
   Tokens labels;
   double sum = 0;
   for (Index first = 0; first < predicted;) {
@@ -78,9 +76,7 @@ double CrossEntropy(const Network& network, std::span<const std::int32_t> tokens
     if (windows == 0) places.push_back(first);
     Gather(tokens, places, rest, inputs, labels);
     const Rows rows = Rows::OfLength(rest, inputs.rows());
-    network.Infer(inputs, logits, rows);
-    const float loss = nola::SoftmaxCrossEntropy<float>(logits, labels, gradient);
-    sum += static_cast<double>(loss) * static_cast<double>(inputs.rows());
+    sum += nola::EvaluateLoss<float>(network, inputs, {labels}, &rows).sum;
     first += inputs.rows();
   }
   return sum / static_cast<double>(predicted);

@@ -50,6 +50,7 @@
 #include "nola/training/csv_log.hpp"
 #include "nola/training/evaluation.hpp"
 #include "nola/training/gradient_norm.hpp"
+#include "nola/training/head_loss.hpp"
 #include "nola/training/learning_rate_search.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/matrix_rows.hpp"

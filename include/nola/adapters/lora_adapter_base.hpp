@@ -91,17 +91,11 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
 
   // As a linear layer, whose weight W + scaling A B is never formed as a whole. For a linear base alone.
   void AddProduct(const TensorRef<T>& input, Tensor<T>& output) const final {
-    const typename Pool::Lease projected(pool_);
-    Project(input, *projected);
-    detail::AddProduct(*projected, FactorB().transpose(), output);
+    AddUpdateColumns(input, 0, output);
     LinearBase()->AddProduct(input, output);
   }
   void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const final {
-    const typename Pool::Lease projected(pool_);
-    projected->resize(outputGradient.rows(), rank_);
-    detail::SetProduct(outputGradient, FactorB(), *projected);
-    *projected *= Scaling();
-    detail::AddProduct(*projected, FactorA().transpose(), inputGradient);
+    AddUpdateGradient(outputGradient, 0, inputGradient);
     LinearBase()->AddInputGradient(outputGradient, inputGradient);
   }
   const T* BiasRow() const final { return LinearBase()->BiasRow(); }
@@ -115,6 +109,16 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     detail::AddProduct(scaledA, FactorB().transpose(), rows);
   }
   StoredTensor Stored() const final { return {}; }
+  bool HasColumns() const final { return LinearBase()->HasColumns(); }
+  void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const final {
+    LinearBase()->ComputeColumns(input, first, output);
+    AddUpdateColumns(input, first, output);
+  }
+  void AddColumnsInputGradient(const TensorRef<T>& outputGradient, Index first,
+                               Eigen::Ref<Tensor<T>> inputGradient) const final {
+    AddUpdateGradient(outputGradient, first, inputGradient);
+    LinearBase()->AddColumnsInputGradient(outputGradient, first, inputGradient);
+  }
 
  protected:
   using ConstFactor = Eigen::Map<const FactorMatrix<T>>;
@@ -275,11 +279,23 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     if (statelessBase != nullptr) statelessBase->AddProduct(input, output);
   }
 
-  /// projected = scaling * x A.
-  void Project(const TensorRef<T>& input, Tensor<T>& projected) const {
-    projected.resize(input.rows(), rank_);
-    detail::SetProduct(input, FactorA(), projected);
-    projected *= Scaling();
+  /// output += scaling * x A B in the columns from `first` on.
+  void AddUpdateColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const {
+    const typename Pool::Lease projected(pool_);
+    projected->resize(input.rows(), rank_);
+    detail::SetProduct(input, FactorA(), *projected);
+    *projected *= Scaling();
+    detail::AddProduct(*projected, FactorB().middleRows(first, output.cols()).transpose(), output);
+  }
+
+  /// inputGradient += scaling * g B^T A^T, g in the columns from `first` on.
+  void AddUpdateGradient(const TensorRef<T>& outputGradient, Index first,
+                         Eigen::Ref<Tensor<T>> inputGradient) const {
+    const typename Pool::Lease projected(pool_);
+    projected->resize(outputGradient.rows(), rank_);
+    detail::SetProduct(outputGradient, FactorB().middleRows(first, outputGradient.cols()), *projected);
+    *projected *= Scaling();
+    detail::AddProduct(*projected, FactorA().transpose(), inputGradient);
   }
 
   Gradients BaseGradients(Gradients wanted) const {

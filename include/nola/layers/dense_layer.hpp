@@ -108,6 +108,16 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     }
   }
   StoredTensor Stored() const override { return ViewOf(Weights()); }
+  bool HasColumns() const override { return true; }
+  void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const override {
+    detail::SetProduct(input, Weights().middleCols(first, output.cols()), output,
+                       hasBias_ ? BiasRow() + first : nullptr);
+  }
+  void AddColumnsInputGradient(const TensorRef<T>& outputGradient, Index first,
+                               Eigen::Ref<Tensor<T>> inputGradient) const override {
+    detail::AddProduct(outputGradient, Weights().middleCols(first, outputGradient.cols()).transpose(),
+                       inputGradient);
+  }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new DenseLayer(*this)); }
 

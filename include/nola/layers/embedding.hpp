@@ -68,22 +68,24 @@ class Embedding final : public LayerBase<T>, public IEmbeddingTable<T> {
   IEmbeddingTable<T>* AsTable() override { return this; }
   const IEmbeddingTable<T>* AsTable() const override { return this; }
   Index Count() const override { return Weights().rows(); }
-  void ComputeLogits(const TensorRef<T>& hidden, Tensor<T>& logits) const override {
-    logits.resize(hidden.rows(), Count());
-    detail::SetProduct(hidden, Weights().transpose(), logits);
+  using IEmbeddingTable<T>::ComputeLogits;
+  void ComputeLogits(const TensorRef<T>& hidden, Index first, Eigen::Ref<Tensor<T>> logits) const override {
+    detail::SetProduct(hidden, Weights().middleRows(first, logits.cols()).transpose(), logits);
   }
   void AccumulateLogitsGradient(const TensorRef<T>& hidden, const TensorRef<T>& logitsGradient) override {
     if (this->IsTrainable(kWeight)) {
       detail::AddProduct(logitsGradient.transpose(), hidden, this->Gradient(kWeight));
     }
   }
-  void ComputeLogitsInputGradient(const TensorRef<T>& logitsGradient,
-                                  Tensor<T>& hiddenGradient) const override {
-    hiddenGradient.resize(logitsGradient.rows(), this->OutputSize());
-    detail::SetProduct(logitsGradient, Weights(), hiddenGradient);
+  void AddLogitsInputGradient(const TensorRef<T>& logitsGradient, Index first,
+                              Eigen::Ref<Tensor<T>> hiddenGradient) const override {
+    detail::AddProduct(logitsGradient, Weights().middleRows(first, logitsGradient.cols()), hiddenGradient);
   }
   void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override {
     rows = Weights().middleRows(first, rows.rows());
+  }
+  void ReadColumns(Index first, Eigen::Ref<Tensor<T>> columns) const override {
+    columns = Weights().middleCols(first, columns.rows()).transpose();
   }
   ValueId DescribeTable(GraphBuilder<T>& graph) const override {
     return graph.Parameter(this->Slot(kWeight));

@@ -64,6 +64,16 @@ class FrozenDenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     DecodeRows(Matrix(), Weight().isTransposed, first, rows.rows(), rows.data(), rows.outerStride());
   }
   StoredTensor Stored() const override { return Weight().weight->Stored(); }
+  bool HasColumns() const override { return true; }
+  void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const override {
+    detail::SetEncodedProduct(input, Columns(first, output.cols()), Weight().isTransposed, output,
+                              hasBias_ ? BiasRow() + first : nullptr);
+  }
+  void AddColumnsInputGradient(const TensorRef<T>& outputGradient, Index first,
+                               Eigen::Ref<Tensor<T>> inputGradient) const override {
+    detail::AddEncodedProduct(outputGradient, Columns(first, outputGradient.cols()), !Weight().isTransposed,
+                              inputGradient);
+  }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new FrozenDenseLayer(*this)); }
 
@@ -103,6 +113,9 @@ class FrozenDenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
   static constexpr std::size_t kBias = 0;
 
   const EncodedMatrix& Matrix() const { return Weight().weight->Matrix(); }
+  EncodedMatrix Columns(Index first, Index count) const {
+    return Weight().isTransposed ? Matrix().MiddleRows(first, count) : Matrix().MiddleColumns(first, count);
+  }
 
   bool hasBias_;
 };

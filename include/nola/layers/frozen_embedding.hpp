@@ -39,18 +39,21 @@ class FrozenEmbedding final : public LayerBase<T>, public IEmbeddingTable<T> {
   IEmbeddingTable<T>* AsTable() override { return this; }
   const IEmbeddingTable<T>* AsTable() const override { return this; }
   Index Count() const override { return Matrix().rows; }
-  void ComputeLogits(const TensorRef<T>& hidden, Tensor<T>& logits) const override {
-    logits.resize(hidden.rows(), Count());
-    detail::SetEncodedProduct(hidden, Matrix(), true, logits);
+  using IEmbeddingTable<T>::ComputeLogits;
+  void ComputeLogits(const TensorRef<T>& hidden, Index first, Eigen::Ref<Tensor<T>> logits) const override {
+    detail::SetEncodedProduct(hidden, Matrix().MiddleRows(first, logits.cols()), true, logits);
   }
   void AccumulateLogitsGradient(const TensorRef<T>&, const TensorRef<T>&) override {}
-  void ComputeLogitsInputGradient(const TensorRef<T>& logitsGradient,
-                                  Tensor<T>& hiddenGradient) const override {
-    hiddenGradient.resize(logitsGradient.rows(), this->OutputSize());
-    detail::SetEncodedProduct(logitsGradient, Matrix(), false, hiddenGradient);
+  void AddLogitsInputGradient(const TensorRef<T>& logitsGradient, Index first,
+                              Eigen::Ref<Tensor<T>> hiddenGradient) const override {
+    detail::AddEncodedProduct(logitsGradient, Matrix().MiddleRows(first, logitsGradient.cols()), false,
+                              hiddenGradient);
   }
   void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override {
     DecodeRows(Matrix(), false, first, rows.rows(), rows.data(), rows.outerStride());
+  }
+  void ReadColumns(Index first, Eigen::Ref<Tensor<T>> columns) const override {
+    DecodeRows(Matrix(), true, first, columns.rows(), columns.data(), columns.outerStride());
   }
   ValueId DescribeTable(GraphBuilder<T>& graph) const override { return graph.Stored(Weight()); }
 

@@ -65,6 +65,24 @@ struct EncodedMatrix {
   Index levelStride = 0;              ///< bytes from row to row
   const std::byte* scales = nullptr;
   Index scaleStride = 0;
+
+  /// Some of its rows.
+  EncodedMatrix MiddleRows(Index first, Index count) const {
+    return {format,
+            count,
+            columns,
+            levels + first * levelStride,
+            levelStride,
+            scales == nullptr ? nullptr : scales + first * scaleStride,
+            scaleStride};
+  }
+  /// Some of its columns. @pre the format is not quantised, so that a number has bytes of its own.
+  EncodedMatrix MiddleColumns(Index first, Index count) const {
+    EncodedMatrix some = *this;
+    some.levels += first * FactsOf(format).levelBytes;
+    some.columns = count;
+    return some;
+  }
 };
 
 /// Numbers of a stored row as floats: exactly what f32, f16 and bf16 hold, and otherwise rounded once.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -16,6 +17,40 @@
 #include "nola/training/loss.hpp"
 
 namespace nola {
+
+namespace detail {
+
+/// What ClassificationLoss makes a BatchLoss of, which knows it again by this type.
+template <std::floating_point T>
+class LabelsOfRows {
+ public:
+  explicit LabelsOfRows(std::vector<std::int32_t> labels)
+      : labels_(std::make_shared<const std::vector<std::int32_t>>(std::move(labels))) {}
+
+  /// Until the next call.
+  CrossEntropyLoss AsCrossEntropy(std::span<const Index> rows) const {
+    batch_.resize(rows.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto row = static_cast<std::size_t>(rows[i]);
+      if (row >= labels_->size()) {
+        throw ShapeError(
+            Message({"ClassificationLoss: row ", row, " has no label, there are ", labels_->size()}));
+      }
+      batch_[i] = (*labels_)[row];
+    }
+    return {batch_};
+  }
+
+  CountedLoss operator()(const Tensor<T>& output, std::span<const Index> rows, Tensor<T>& gradient) const {
+    return AsCrossEntropy(rows)(output, gradient);
+  }
+
+ private:
+  std::shared_ptr<const std::vector<std::int32_t>> labels_;
+  mutable std::vector<std::int32_t> batch_;
+};
+
+}  // namespace detail
 
 /// Loss of a batch: made of a function of (const Tensor<T>& output, std::span<const Index> rows, Tensor<T>&
 /// gradient), where the output is [batch x OutputSize()] and `rows` says which rows of the data set the batch
@@ -48,6 +83,12 @@ class BatchLoss {
   CountedLoss Counted(const Tensor<T>& output, std::span<const Index> rows, Tensor<T>& gradient) const {
     return function_(output, rows, gradient);
   }
+  /// The loss of these rows if ClassificationLoss made it, until the next call; nothing otherwise.
+  std::optional<CrossEntropyLoss> AsCrossEntropy(std::span<const Index> rows) const {
+    const auto* const labels = function_.template target<detail::LabelsOfRows<T>>();
+    if (labels == nullptr) return std::nullopt;
+    return labels->AsCrossEntropy(rows);
+  }
 
  private:
   std::function<CountedLoss(const Tensor<T>&, std::span<const Index>, Tensor<T>&)> function_;
@@ -58,20 +99,7 @@ class BatchLoss {
 /// @throws ShapeError from the loop if there are fewer labels than rows or a label is outside the classes.
 template <std::floating_point T>
 BatchLoss<T> ClassificationLoss(std::vector<std::int32_t> labels) {
-  return [labels = std::make_shared<const std::vector<std::int32_t>>(std::move(labels)),
-          batch = std::vector<std::int32_t>()](const Tensor<T>& output, std::span<const Index> rows,
-                                               Tensor<T>& gradient) mutable {
-    batch.resize(rows.size());
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const auto row = static_cast<std::size_t>(rows[i]);
-      if (row >= labels->size()) {
-        throw ShapeError(
-            Message({"ClassificationLoss: row ", row, " has no label, there are ", labels->size()}));
-      }
-      batch[i] = (*labels)[row];
-    }
-    return CountedSoftmaxCrossEntropy<T>(output, batch, gradient);
-  };
+  return detail::LabelsOfRows<T>(std::move(labels));
 }
 /// The same with a copy of these labels.
 template <std::floating_point T>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <optional>
 #include <utility>
 
 #include "nola/core/tensor.hpp"
@@ -36,6 +37,13 @@ struct TrainingBatch {
 ///   RunSettings Identity() const; the names and values of all that decides what a step sees: what a run
 ///                                 that is resumed must have again. A setting at its default may be left out
 ///
+/// And a sixth, where that loss is the softmax cross-entropy against labels, so that the logits of a large
+/// vocabulary need not exist as a whole:
+///
+///   std::optional<CrossEntropyLoss> AsCrossEntropy(Index firstRow, Index rows);
+///                                 the same loss of `rows` rows. Nothing: it is none. Whoever derives from a
+///                                 source and has a Loss of another kind is asked for that one alone
+///
 /// What a member throws ends the step before the optimizer has changed anything. One thread at a time.
 template <class Source, class T>
 concept BatchSource = requires(Source& source, const Source& same, Index step, TrainingBatch<T>& batch,
@@ -49,6 +57,21 @@ concept BatchSource = requires(Source& source, const Source& same, Index step, T
 
 namespace detail {
 
+template <class Member>
+struct ClassOfMember;
+template <class Member, class Class>
+struct ClassOfMember<Member Class::*> {
+  using Type = Class;
+};
+
+/// Whether a source says of its own Loss, and not of one that it hides, that it is a cross-entropy.
+template <class Source>
+concept SaysCrossEntropy = requires(Source& source, Index row) {
+  { source.AsCrossEntropy(row, row) } -> std::same_as<std::optional<CrossEntropyLoss>>;
+  requires std::same_as < typename ClassOfMember<decltype(&Source::Loss)>::Type,
+  typename ClassOfMember<decltype(&Source::AsCrossEntropy)>::Type > ;
+};
+
 /// A source whose type the trainer need not know.
 template <std::floating_point T>
 class AnyBatchSource {
@@ -58,6 +81,7 @@ class AnyBatchSource {
   virtual Index StepsPerEpoch() const = 0;
   virtual void Fill(Index step, TrainingBatch<T>& batch) = 0;
   virtual CountedLoss Loss(Index firstRow, const Tensor<T>& output, Tensor<T>& gradient) = 0;
+  virtual std::optional<CrossEntropyLoss> AsCrossEntropy(Index firstRow, Index rows) = 0;
   virtual RunSettings Identity() const = 0;
 };
 
@@ -71,6 +95,13 @@ class BatchSourceReference final : public AnyBatchSource<T> {
   void Fill(Index step, TrainingBatch<T>& batch) override { source_.Fill(step, batch); }
   CountedLoss Loss(Index firstRow, const Tensor<T>& output, Tensor<T>& gradient) override {
     return source_.Loss(firstRow, output, gradient);
+  }
+  std::optional<CrossEntropyLoss> AsCrossEntropy(Index firstRow, Index rows) override {
+    if constexpr (SaysCrossEntropy<Source>) {
+      return source_.AsCrossEntropy(firstRow, rows);
+    } else {
+      return std::nullopt;
+    }
   }
   RunSettings Identity() const override { return std::as_const(source_).Identity(); }
 

@@ -8,6 +8,7 @@
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/layers/contract/layer.hpp"
+#include "nola/training/head_loss.hpp"
 #include "nola/training/loss.hpp"
 
 namespace nola {
@@ -35,10 +36,34 @@ double EvaluateAccuracy(const ILayer<T>& network, const std::type_identity_t<Ten
   return static_cast<double>(sum.right) / static_cast<double>(sum.count);
 }
 
+/// The loss of a network on a batch: its sum and the rows that count, of which it is the mean. Takes the head
+/// of a network with more than 1,024 classes over blocks of them, as Update does, also one that trains.
+/// @param rows  what the rows of the batch are, see Pass; null: one sequence.
+/// @throws ShapeError for another number of labels, a label outside the classes.
+template <std::floating_point T>
+CountedLoss EvaluateLoss(const ILayer<T>& network, const std::type_identity_t<TensorRef<T>>& inputs,
+                         const CrossEntropyLoss& loss, const RowPlan* rows = nullptr) {
+  Tensor<T> output;
+  const IHeadedLayer<T>* const headed = detail::HeadLoss<T>::HeadedOf(network);
+  if (headed != nullptr && (rows == nullptr || !rows->HasCaches())) {
+    headed->InferToHead(inputs, output, Pass{.rows = rows});
+    return detail::HeadLoss<T>()(headed->Head(), output, loss.labels, nullptr);
+  }
+  network.Infer(inputs, output, Pass{.rows = rows});
+  Tensor<T> gradient;
+  return loss(output, gradient);
+}
+
 NOLA_COMPILED_TEMPLATE(adapters, double EvaluateAccuracy<float>(const ILayer<float>&, const TensorRef<float>&,
                                                                 std::span<const std::int32_t>, Index));
 NOLA_COMPILED_TEMPLATE(adapters,
                        double EvaluateAccuracy<double>(const ILayer<double>&, const TensorRef<double>&,
                                                        std::span<const std::int32_t>, Index));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       CountedLoss EvaluateLoss<float>(const ILayer<float>&, const TensorRef<float>&,
+                                                       const CrossEntropyLoss&, const RowPlan*));
+NOLA_COMPILED_TEMPLATE(adapters,
+                       CountedLoss EvaluateLoss<double>(const ILayer<double>&, const TensorRef<double>&,
+                                                        const CrossEntropyLoss&, const RowPlan*));
 
 }  // namespace nola

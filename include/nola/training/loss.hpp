@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "nola/core/compiled.hpp"
@@ -142,6 +143,20 @@ CountedLoss CountedSquaredError(const std::type_identity_t<TensorRef<T>>& predic
   return {static_cast<double>(detail::SumOfSquaredErrors<T>(prediction, target, gradient)),
           prediction.size()};
 }
+
+/// Softmax cross-entropy against a label for each row of the output, or kNotCounted, as Update takes a loss:
+/// a type of its own, by which it is known that the logits of a large vocabulary need not exist as a whole.
+struct CrossEntropyLoss {
+  std::span<const std::int32_t> labels;  ///< must outlive it
+
+  /// @throws as CountedSoftmaxCrossEntropy.
+  template <std::floating_point T>
+  CountedLoss operator()(const Tensor<T>& logits, Tensor<T>& gradient) const {
+    return CountedSoftmaxCrossEntropy<T>(logits, labels, gradient);
+  }
+  /// What a loss of another type says that is a CrossEntropyLoss for some batches: nothing for others.
+  std::optional<CrossEntropyLoss> AsCrossEntropy() const { return *this; }
+};
 
 namespace detail {
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -56,10 +57,11 @@ class RowBatches {
 
   CountedLoss Loss(const BatchLoss<T>& loss, Index firstRow, const Tensor<T>& output,
                    Tensor<T>& gradient) const {
-    return loss.Counted(
-        output,
-        batchRows_.subspan(static_cast<std::size_t>(firstRow), static_cast<std::size_t>(output.rows())),
-        gradient);
+    return loss.Counted(output, RowsOf(firstRow, output.rows()), gradient);
+  }
+  /// The rows of the data set that rows of the batch are.
+  std::span<const Index> RowsOf(Index firstRow, Index rows) const {
+    return batchRows_.subspan(static_cast<std::size_t>(firstRow), static_cast<std::size_t>(rows));
   }
 
   RunSettings Identity() const {
@@ -101,6 +103,9 @@ class BorrowedRows final : public AnyBatchSource<T> {
   CountedLoss Loss(Index firstRow, const Tensor<T>& output, Tensor<T>& gradient) override {
     return batches_.Loss(loss_, firstRow, output, gradient);
   }
+  std::optional<CrossEntropyLoss> AsCrossEntropy(Index firstRow, Index rows) override {
+    return loss_.AsCrossEntropy(batches_.RowsOf(firstRow, rows));
+  }
   RunSettings Identity() const override { return batches_.Identity(); }
 
  private:
@@ -129,6 +134,9 @@ class MatrixRows {
   void Fill(Index step, TrainingBatch<T>& batch) { batches_.Fill(step, inputs_, batch); }
   CountedLoss Loss(Index firstRow, const Tensor<T>& output, Tensor<T>& gradient) {
     return batches_.Loss(loss_, firstRow, output, gradient);
+  }
+  std::optional<CrossEntropyLoss> AsCrossEntropy(Index firstRow, Index rows) {
+    return loss_.AsCrossEntropy(batches_.RowsOf(firstRow, rows));
   }
   RunSettings Identity() const {
     RunSettings settings = batches_.Identity();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -77,11 +78,11 @@ class TextWindows {
   }
 
   CountedLoss Loss(Index firstRow, const Tensor<T>& output, Tensor<T>& gradient) {
-    return CountedSoftmaxCrossEntropy<T>(
-        output,
-        std::span<const std::int32_t>(labels_).subspan(static_cast<std::size_t>(firstRow),
-                                                       static_cast<std::size_t>(output.rows())),
-        gradient);
+    return (*AsCrossEntropy(firstRow, output.rows()))(output, gradient);
+  }
+  std::optional<CrossEntropyLoss> AsCrossEntropy(Index firstRow, Index rows) {
+    return CrossEntropyLoss{std::span<const std::int32_t>(labels_).subspan(static_cast<std::size_t>(firstRow),
+                                                                           static_cast<std::size_t>(rows))};
   }
 
   RunSettings Identity() const {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -219,9 +220,16 @@ class Trainer {
 
   void AddPart(detail::AnyBatchSource<T>& source, Index firstRow, const TensorRef<T>& inputs,
                const RowPlan& rows) {
-    update_.Add(inputs, Pass{.rows = &rows}, [&](const Tensor<T>& output, Tensor<T>& gradient) {
-      return source.Loss(firstRow, output, gradient);
-    });
+    struct PartLoss {
+      detail::AnyBatchSource<T>& source;
+      Index firstRow;
+      Index rows;
+      CountedLoss operator()(const Tensor<T>& output, Tensor<T>& gradient) const {
+        return source.Loss(firstRow, output, gradient);
+      }
+      std::optional<CrossEntropyLoss> AsCrossEntropy() const { return source.AsCrossEntropy(firstRow, rows); }
+    };
+    update_.Add(inputs, Pass{.rows = &rows}, PartLoss{source, firstRow, inputs.rows()});
   }
 
   double Validate() {

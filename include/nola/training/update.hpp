@@ -5,6 +5,7 @@
 #include <cmath>
 #include <concepts>
 #include <functional>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "nola/core/compiled.hpp"
 #include "nola/core/error.hpp"
 #include "nola/layers/contract/layer.hpp"
+#include "nola/training/head_loss.hpp"
 #include "nola/training/loss.hpp"
 #include "nola/training/optimizer.hpp"
 
@@ -33,6 +35,16 @@ concept OutputLoss = requires(Loss& loss, const Tensor<T>& output, Tensor<T>& gr
     } -> std::convertible_to<std::conditional_t<
         std::convertible_to<decltype(loss(output, gradient)), CountedLoss>, CountedLoss, T>>;
 };
+
+namespace detail {
+
+/// A loss that says where it is a CrossEntropyLoss.
+template <class Loss>
+concept SaysItIsCrossEntropy = requires(Loss& loss) {
+  { loss.AsCrossEntropy() } -> std::same_as<std::optional<CrossEntropyLoss>>;
+};
+
+}  // namespace detail
 
 /// What a step came to.
 struct StepReport {
@@ -56,19 +68,30 @@ class Update {
 
   void OnGradients(GradientHook<T> hook) { hook_ = std::move(hook); }
 
-  /// Forward, loss and backward of a batch or a part of one.
+  /// Forward, loss and backward of a batch or a part of one. With a CrossEntropyLoss, or a source's or a
+  /// ClassificationLoss, the head of a network with more than 1,024 classes (see ILayer::AsHeaded) is run
+  /// with the loss over blocks of them, if it does not train: to the same result, to rounding, in memory that
+  /// does not grow with the classes, and without work for rows that do not count.
   /// @param pass  what the rows are; the wanted gradients are those of the parameters, whatever it says.
   /// @throws StateError if the loss is NaN or infinite, what network and loss throw.
   template <OutputLoss<T> Loss>
   void Add(const TensorRef<T>& inputs, const Pass& pass, Loss&& loss) {
     try {
+      if constexpr (detail::SaysItIsCrossEntropy<Loss>) {
+        if (IHeadedLayer<T>* const headed = HeadToFuse()) {
+          if (const std::optional<CrossEntropyLoss> entropy = loss.AsCrossEntropy()) {
+            AddThroughHead(*headed, inputs, pass, *entropy);
+            return;
+          }
+        }
+      }
       network_.Forward(inputs, output_, pass.With(Gradients::parameters));
       using Result = decltype(loss(std::as_const(output_), outputGradient_));
       if constexpr (std::convertible_to<Result, CountedLoss>) {
-        AddPart(loss(std::as_const(output_), outputGradient_));
+        AddPart(loss(std::as_const(output_), outputGradient_), nullptr);
       } else {
         const auto mean = static_cast<double>(static_cast<T>(loss(std::as_const(output_), outputGradient_)));
-        AddPart({mean * static_cast<double>(output_.rows()), output_.rows()});
+        AddPart({mean * static_cast<double>(output_.rows()), output_.rows()}, nullptr);
       }
     } catch (...) {
       Forget();
@@ -112,7 +135,23 @@ class Update {
   }
 
  private:
-  void AddPart(const CountedLoss& loss) {
+  /// Null if the network's head trains or has few classes, or another layer than a linear one is last.
+  IHeadedLayer<T>* HeadToFuse() const {
+    IHeadedLayer<T>* const headed = detail::HeadLoss<T>::HeadedOf(network_);
+    if (headed == nullptr || !network_.IsTrainingMode() || headed->Head().SupportsTraining()) return nullptr;
+    return headed;
+  }
+
+  void AddThroughHead(IHeadedLayer<T>& headed, const TensorRef<T>& inputs, const Pass& pass,
+                      const CrossEntropyLoss& loss) {
+    headed.ForwardToHead(inputs, output_, pass.With(Gradients::parameters));
+    AddPart(headLoss_(headed.Head(), output_, loss.labels,
+                      network_.SupportsTraining() ? &outputGradient_ : nullptr),
+            &headed);
+  }
+
+  /// @param headed  if output_ and outputGradient_ are those before its head.
+  void AddPart(const CountedLoss& loss, IHeadedLayer<T>* headed) {
     if (!hook_) RequireFinite(loss.sum);
     if (parts_ == 0) optimizer_.ClearGradients();
     ++parts_;
@@ -121,7 +160,11 @@ class Update {
     // Gradients are added in units of the first part's mean: with one part, or equal ones, nothing is scaled.
     if (unit_ == 0) unit_ = loss.count;
     if (loss.count != unit_) outputGradient_ *= static_cast<T>(loss.count) / static_cast<T>(unit_);
-    network_.Backward(outputGradient_, inputGradient_);
+    if (headed != nullptr) {
+      headed->BackwardFromHead(outputGradient_, inputGradient_);
+    } else {
+      network_.Backward(outputGradient_, inputGradient_);
+    }
   }
 
   void RequireFinite(double loss) const {
@@ -158,6 +201,7 @@ class Update {
   Tensor<T> output_;
   Tensor<T> outputGradient_;
   Tensor<T> inputGradient_;
+  detail::HeadLoss<T> headLoss_;
 };
 
 NOLA_COMPILED_CLASS(adapters, Update);

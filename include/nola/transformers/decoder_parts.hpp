@@ -101,7 +101,7 @@ namespace detail {
 /// this layer lists nothing, trains if the table does and adds to the table's gradient.
 /// [rows x table's size] to [rows x table's count].
 template <std::floating_point T>
-class TiedHead final : public LayerBase<T> {
+class TiedHead final : public LayerBase<T>, public ILinearLayer<T> {
  public:
   /// @throws ConfigError for a table that is null or none.
   explicit TiedHead(std::shared_ptr<ILayer<T>> table)
@@ -113,6 +113,28 @@ class TiedHead final : public LayerBase<T> {
   /// A head of the same table: it is the decoder that gives a copy the copy's table.
   std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new TiedHead(*this)); }
 
+  const ILinearLayer<T>* AsLinear() const override { return this; }
+  void AddProduct(const TensorRef<T>& input, Tensor<T>& output) const override {
+    Tensor<T> logits;
+    Table().ComputeLogits(input, logits);
+    output += logits;
+  }
+  void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const override {
+    AddColumnsInputGradient(outputGradient, 0, inputGradient);
+  }
+  const T* BiasRow() const override { return nullptr; }
+  void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override { Table().ReadColumns(first, rows); }
+  /// The table lists it.
+  StoredTensor Stored() const override { return {}; }
+  bool HasColumns() const override { return true; }
+  void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const override {
+    Table().ComputeLogits(input, first, output);
+  }
+  void AddColumnsInputGradient(const TensorRef<T>& outputGradient, Index first,
+                               Eigen::Ref<Tensor<T>> inputGradient) const override {
+    Table().AddLogitsInputGradient(outputGradient, first, inputGradient);
+  }
+
  protected:
   void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
     Table().ComputeLogits(input, output);
@@ -123,7 +145,9 @@ class TiedHead final : public LayerBase<T> {
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
                        Gradients wanted) override {
     if (trains_) Table().AccumulateLogitsGradient(input_, outputGradient);
-    if (Includes(wanted, Gradients::input)) Table().ComputeLogitsInputGradient(outputGradient, inputGradient);
+    if (!Includes(wanted, Gradients::input)) return;
+    inputGradient.setZero();
+    Table().AddLogitsInputGradient(outputGradient, 0, inputGradient);
   }
 
   void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {

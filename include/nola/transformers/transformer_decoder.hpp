@@ -147,6 +147,8 @@ class TransformerDecoder final : public Composite<T> {
   }
 
   std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new TransformerDecoder(*this)); }
+  IHeadedLayer<T>* AsHeaded() override { return this->Tree().AsHeaded(); }
+  const IHeadedLayer<T>* AsHeaded() const override { return this->Tree().AsHeaded(); }
 
  protected:
   /// Two parts, the lower one as far as rows see each other, so that InferNext can leave out rows between.

@@ -17,6 +17,7 @@
 #include "nola/graph/jit_compilable.hpp"
 #include "nola/layers/contract/clone_scope.hpp"
 #include "nola/layers/contract/embedding_table.hpp"
+#include "nola/layers/contract/headed_layer.hpp"
 #include "nola/layers/contract/linear_layer.hpp"
 #include "nola/layers/contract/parameter.hpp"
 #include "nola/layers/contract/pass.hpp"
@@ -257,6 +258,9 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
   /// The layer as a table of embeddings, or null.
   virtual IEmbeddingTable<T>* AsTable() { return nullptr; }
   virtual const IEmbeddingTable<T>* AsTable() const { return nullptr; }
+  /// The layer as a network that runs without the linear layer at its end, or null.
+  virtual IHeadedLayer<T>* AsHeaded() { return nullptr; }
+  virtual const IHeadedLayer<T>* AsHeaded() const { return nullptr; }
   /// The layer as a low-rank adapter, or null.
   virtual ILoRAAdapter<T>* AsAdapter() { return nullptr; }
   virtual const ILoRAAdapter<T>* AsAdapter() const { return nullptr; }

@@ -3,6 +3,7 @@
 
 #include <concepts>
 
+#include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
 #include "nola/storage/stored_tensor.hpp"
 
@@ -28,12 +29,31 @@ class ILinearLayer {
   /// W as it lies: for files. Empty where W is computed, as an adapter's is, and where T has no file type.
   virtual StoredTensor Stored() const = 0;
 
+  /// Whether the two functions below are there, of which a head's loss is made without the logits as a whole.
+  virtual bool HasColumns() const { return false; }
+  /// output = x W + b in the columns first, first + 1, .. alone, as many as `output` has.
+  /// The bits of a row depend neither on the rows beside it nor on which other columns are asked for.
+  /// @param output [batch x count], overwritten.
+  virtual void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const;
+  /// inputGradient += g W^T over these columns alone. @param outputGradient [batch x count].
+  virtual void AddColumnsInputGradient(const TensorRef<T>& outputGradient, Index first,
+                                       Eigen::Ref<Tensor<T>> inputGradient) const;
+
  protected:
   ILinearLayer() = default;
   ILinearLayer(const ILinearLayer&) = default;
   ILinearLayer& operator=(const ILinearLayer&) = delete;
   ~ILinearLayer() = default;
 };
+
+template <std::floating_point T>
+void ILinearLayer<T>::ComputeColumns(const TensorRef<T>&, Index, Eigen::Ref<Tensor<T>>) const {
+  throw UnsupportedError("ILinearLayer: this layer has no products over a range of columns");
+}
+template <std::floating_point T>
+void ILinearLayer<T>::AddColumnsInputGradient(const TensorRef<T>&, Index, Eigen::Ref<Tensor<T>>) const {
+  throw UnsupportedError("ILinearLayer: this layer has no products over a range of columns");
+}
 
 namespace detail {
 
