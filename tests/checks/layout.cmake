@@ -5,6 +5,7 @@
 # - core needs the standard library and Eigen, io a JSON parser as well, onnx protobuf, and nothing else is needed
 # - a header starts with a sentence about itself and #pragma once, has at most 320 lines, and leaves no macro behind but
 #   those of core/compiled.hpp
+# - loops run on threads by kernels/parallel.hpp alone, which lets no exception leave a parallel region
 # - nola/nola.hpp leads to every header of the core, nola/io.hpp and nola/onnx.hpp to every header of io and onnx
 cmake_minimum_required(VERSION 3.22)
 
@@ -71,6 +72,10 @@ foreach(header IN LISTS headers)
       complain("${header}: leaves the macro ${macro} behind")
     endif()
   endforeach()
+
+  if(text MATCHES "\n *# *pragma +omp" AND NOT header STREQUAL "nola/kernels/parallel.hpp")
+    complain("${header}: has an OpenMP region of its own, ParallelFor keeps exceptions inside")
+  endif()
 
   set(folder "")
   if(header MATCHES "^nola/([a-z_]+)/([a-z_]+/)?[a-z_0-9]+\\.(hpp|inl)$")
