@@ -23,6 +23,7 @@
 #include "nola/kernels/encoded_product.hpp"
 #include "nola/layers/activations.hpp"
 #include "nola/layers/composite.hpp"
+#include "nola/layers/contract/check_input.hpp"
 #include "nola/layers/contract/embedding_table.hpp"
 #include "nola/layers/contract/kept_input.hpp"
 #include "nola/layers/contract/layer.hpp"

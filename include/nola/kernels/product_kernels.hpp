@@ -110,6 +110,8 @@ NOLA_INLINE Register ZipHighPairs(Register a, Register b) {
 
 #include "nola/kernels/dot_kernels.inl"
 
+#include "nola/kernels/pack_kernels.inl"
+
 #include "nola/kernels/panel_kernels.inl"
 
 #include "nola/kernels/product_kernels.inl"
@@ -160,6 +162,8 @@ NOLA_INLINE __m256 ZipHighPairs(__m256 a, __m256 b) {
 #include "nola/kernels/vector_lanes.inl"
 
 #include "nola/kernels/dot_kernels.inl"
+
+#include "nola/kernels/pack_kernels.inl"
 
 #include "nola/kernels/panel_kernels.inl"
 
@@ -212,6 +216,8 @@ NOLA_INLINE __m512 ZipHighPairs(__m512 a, __m512 b) {
 #include "nola/kernels/vector_lanes.inl"
 
 #include "nola/kernels/dot_kernels.inl"
+
+#include "nola/kernels/pack_kernels.inl"
 
 #include "nola/kernels/panel_kernels.inl"
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -15,6 +14,7 @@
 #include "nola/core/tensor.hpp"
 #include "nola/graph/graph_recorder.hpp"
 #include "nola/graph/jit_compilable.hpp"
+#include "nola/layers/contract/check_input.hpp"
 #include "nola/layers/contract/clone_scope.hpp"
 #include "nola/layers/contract/embedding_table.hpp"
 #include "nola/layers/contract/headed_layer.hpp"
@@ -31,31 +31,6 @@ template <std::floating_point T>
 class ILayer;
 template <std::floating_point T>
 class ILoRAAdapter;
-
-namespace detail {
-
-/// @param name  gives the layer's, for the message. @throws ConfigError if the matrices share memory.
-template <std::floating_point T, class Name>
-void CheckOverlap(const TensorRef<T>& input, const Tensor<T>& output, const Name& name) {
-  if (input.size() == 0 || output.size() == 0) return;
-  const std::less<const T*> before;
-  const T* inputEnd = input.data() + (input.rows() - 1) * input.outerStride() + input.cols();
-  if (before(input.data(), output.data() + output.size()) && before(output.data(), inputEnd)) {
-    throw ConfigError(name() + ": the output overlaps the input");
-  }
-}
-
-/// @throws ShapeError for an input of another width too.
-template <std::floating_point T, class Name>
-void CheckInput(const TensorRef<T>& input, const Tensor<T>& output, Index inputSize, const Name& name) {
-  if (input.cols() != inputSize) {
-    throw ShapeError(Message(
-        {name(), ": input is [", input.rows(), " x ", input.cols(), "], expected ", inputSize, " columns"}));
-  }
-  CheckOverlap<T>(input, output, name);
-}
-
-}  // namespace detail
 
 /// A child of a composite layer. Names contain no dot: paths join them with dots.
 template <std::floating_point T>
