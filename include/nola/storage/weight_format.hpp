@@ -68,12 +68,9 @@ struct EncodedMatrix {
 
   /// Some of its rows.
   EncodedMatrix MiddleRows(Index first, Index count) const {
-    return {format,
-            count,
-            columns,
-            levels + first * levelStride,
-            levelStride,
-            scales == nullptr ? nullptr : scales + first * scaleStride,
+    return {format,      count,
+            columns,     levels + first * levelStride,
+            levelStride, scales == nullptr ? nullptr : scales + first * scaleStride,
             scaleStride};
   }
   /// Some of its columns. @pre the format is not quantised, so that a number has bytes of its own.
