@@ -69,7 +69,7 @@ class ProductKernels : PanelKernels {
     const Index sumStride = nextTerm * kTerms<T>;
     const Index numSums = (product.depth + kTerms<T> - 1) / kTerms<T>;
     const T* firstLeft = product.left.From(i, 0).data;
-    const T* firstRight = product.right.data + j;
+    const T* firstRight = product.right.From(0, j).data;
     const T* initial = product.initial == nullptr ? nullptr : product.initial + i * product.initialStride + j;
     Index initialStride = product.initialStride;
     T* const result = product.result + i * product.resultStride + j;
