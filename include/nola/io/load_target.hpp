@@ -129,7 +129,7 @@ std::optional<std::string> Prepare(const FileWeight& weight, const LoadTarget<T>
   }
   const StoredShape shape{*target.format, target.rows, target.columns, target.isLinear, isTransposed};
   if (weight.IsQuantized()) return StoreLevels(weight, shape, stored);
-  if (const auto reason = WhyUnreadable(*weight.tensor, rows, columns)) return reason;
+  if (auto reason = WhyUnreadable(*weight.tensor, rows, columns)) return reason;
   try {
     stored = StoreNumbers(*weight.tensor, shape);
   } catch (const ConfigError& error) {

@@ -45,9 +45,10 @@ inline ProductCuts CutProduct(Index bands, Index band, Index strips, Index strip
   double least = std::numeric_limits<double>::infinity();
   for (Index rows = 1; rows <= std::min(blocks, bands); ++rows) {
     const Index columns = std::min(blocks / rows, strips);
-    const auto height = static_cast<double>((bands + rows - 1) / rows * band);
-    const auto width = static_cast<double>((strips + columns - 1) / columns * strip);
-    const double work = height * width + kCopy * (height + width);
+    const Index height = (bands + rows - 1) / rows * band;
+    const Index width = (strips + columns - 1) / columns * strip;
+    const double work = static_cast<double>(height) * static_cast<double>(width) +
+                        kCopy * static_cast<double>(height + width);
     if (work < least) {
       least = work;
       best = {rows, columns};
