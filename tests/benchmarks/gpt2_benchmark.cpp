@@ -84,12 +84,8 @@ class Training {
 
   void Step() {
     source_.Fill(0, batch_);
-    update_->Run(
-        batch_.inputs, nola::Pass{.rows = &batch_.rows},
-        [this](const Tensor<float>& output, Tensor<float>& gradient) {
-          return source_.Loss(0, output, gradient);
-        },
-        1e-5F);
+    update_->Run(batch_.inputs, nola::Pass{.rows = &batch_.rows},
+                 *source_.AsCrossEntropy(0, batch_.inputs.rows()), 1e-5F);
   }
   void Infer() {
     source_.Fill(0, batch_);
