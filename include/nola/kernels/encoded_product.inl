@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <type_traits>
 
 #include "nola/kernels/basis_workspace.hpp"
@@ -82,25 +81,13 @@ class EncodedProduct {
   }
 
   void Decode(Index row, Index first, Index count, T* to) const {
-    const std::byte* const levels = right_.levels + row * right_.levelStride;
-    const std::byte* const scales =
-        right_.scales == nullptr ? nullptr : right_.scales + row * right_.scaleStride;
-    if constexpr (std::is_same_v<T, float>) {
-      decode_(levels, scales, first, count, to);
-    } else {
-      float numbers[512];
-      for (Index done = 0; done < count; done += std::ssize(numbers)) {
-        const Index piece = std::min<Index>(std::ssize(numbers), count - done);
-        decode_(levels, scales, first + done, piece, numbers);
-        std::copy_n(numbers, piece, to + done);
-      }
-    }
+    DecodeNumbersBy(decode_, right_, row, first, count, to);
   }
 
   const MatrixProduct<T>& product_;
   const EncodedMatrix& right_;
   void (*multiply_)(const MatrixProduct<T>& block);
-  Decoder decode_;
+  NumberDecoder decode_;
   EncodedDot dot_ = nullptr;  ///< for a row alone
   DecodedStrip strip_;
 };

@@ -38,6 +38,7 @@ class PanelKernels : protected PackKernels {
   template <class T>
   struct Panels {
     static constexpr Index kStripSize = kChunk * kWide<T>;
+    static constexpr Index kRightBytes = Index{2} << 20;  // a share of the third-level cache
     static constexpr Index kLeftBlock = kLeftBytes / static_cast<Index>(sizeof(T));    // numbers
     static constexpr Index kRightBlock = kRightBytes / static_cast<Index>(sizeof(T));  // numbers
 

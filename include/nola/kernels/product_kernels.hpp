@@ -28,7 +28,6 @@ inline constexpr Index kTileRows = 4;
 inline constexpr Index kTileRegisters = 2;
 inline constexpr Index kDotRows = 4;
 inline constexpr Index kLeftBytes = Index{192} << 10;
-inline constexpr Index kRightBytes = Index{2} << 20;
 template <class T>
 inline constexpr unsigned kWidth = 16 / sizeof(T);
 template <>
@@ -130,7 +129,6 @@ inline constexpr Index kTileRows = 4;
 inline constexpr Index kTileRegisters = 3;
 inline constexpr Index kDotRows = 4;
 inline constexpr Index kLeftBytes = Index{192} << 10;
-inline constexpr Index kRightBytes = Index{2} << 20;
 #define NOLA_TARGET __attribute__((target("avx2,fma")))
 /// Makes part i of 16 bytes of the rows 0, n, 2n .. the row n*i, that of 1, n+1, 2n+1 .. the row n*i + 1, ..
 NOLA_INLINE void GatherParts(__m256* rows) {
@@ -175,7 +173,6 @@ inline constexpr Index kTileRows = 8;
 inline constexpr Index kTileRegisters = 3;
 inline constexpr Index kDotRows = 4;
 inline constexpr Index kLeftBytes = Index{384} << 10;
-inline constexpr Index kRightBytes = Index{2} << 20;
 #define NOLA_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 NOLA_INLINE void GatherParts(__m512* rows) {
   NOLA_UNROLL

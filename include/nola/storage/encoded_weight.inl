@@ -37,6 +37,12 @@ NOLA_DEFINITION StoredTensor StoredTensorOf(const EncodedMatrix& matrix) {
   return stored;
 }
 
+inline void RequireSizes(Index rows, Index columns) {
+  if (rows < 1 || columns < 1) {
+    throw ConfigError(Message({"EncodedWeight: sizes ", rows, " and ", columns, ", expected at least 1"}));
+  }
+}
+
 /// A matrix in memory of its own, all bits zero, and where they can be written to.
 struct NewMatrix {
   EncodedMatrix matrix;
@@ -47,9 +53,7 @@ struct NewMatrix {
 
 /// @throws ConfigError for a size below 1, std::bad_alloc.
 inline NewMatrix MakeMatrix(WeightFormat format, Index rows, Index columns) {
-  if (rows < 1 || columns < 1) {
-    throw ConfigError(Message({"EncodedWeight: sizes ", rows, " and ", columns, ", expected at least 1"}));
-  }
+  RequireSizes(rows, columns);
   constexpr std::size_t kAlignment = 64;
   const WeightFormatFacts& facts = FactsOf(format);
   const auto bytesOf = [rows](Index stride) { return static_cast<std::size_t>(rows * stride); };
@@ -69,10 +73,7 @@ inline NewMatrix MakeMatrix(WeightFormat format, Index rows, Index columns) {
 
 NOLA_DEFINITION EncodedWeight::EncodedWeight(const EncodedMatrix& matrix, std::shared_ptr<const void> owner)
     : matrix_(matrix), owner_(std::move(owner)) {
-  if (matrix.rows < 1 || matrix.columns < 1) {
-    throw ConfigError(
-        Message({"EncodedWeight: sizes ", matrix.rows, " and ", matrix.columns, ", expected at least 1"}));
-  }
+  detail::RequireSizes(matrix.rows, matrix.columns);
 }
 
 NOLA_DEFINITION std::shared_ptr<const EncodedWeight> EncodedWeight::Zero(WeightFormat format, Index rows,
@@ -84,11 +85,9 @@ NOLA_DEFINITION std::shared_ptr<const EncodedWeight> EncodedWeight::Zero(WeightF
 NOLA_DEFINITION std::shared_ptr<const EncodedWeight> EncodedWeight::Copy(const EncodedMatrix& matrix) {
   const detail::NewMatrix made = detail::MakeMatrix(matrix.format, matrix.rows, matrix.columns);
   for (Index row = 0; row < matrix.rows; ++row) {
-    std::copy_n(matrix.levels + row * matrix.levelStride, made.matrix.levelStride,
-                made.levels + row * made.matrix.levelStride);
+    std::copy_n(matrix.LevelsOf(row), made.matrix.levelStride, made.levels + row * made.matrix.levelStride);
     if (made.scales == nullptr) continue;
-    std::copy_n(matrix.scales + row * matrix.scaleStride, made.matrix.scaleStride,
-                made.scales + row * made.matrix.scaleStride);
+    std::copy_n(matrix.ScalesOf(row), made.matrix.scaleStride, made.scales + row * made.matrix.scaleStride);
   }
   return std::make_shared<EncodedWeight>(made.matrix, made.owner);
 }

@@ -27,6 +27,10 @@ enum class WeightFormat {
   nf4    ///< one of sixteen fixed levels in -1..1, and a scale, binary16, for each 64 numbers likewise
 };
 
+/// Decodes `count` numbers of a stored row from `first` on. The pointers are the row's.
+using NumberDecoder = void (*)(const std::byte* levels, const std::byte* scales, Index first, Index count,
+                               float* to);
+
 /// All that is known of a format, in one place.
 struct WeightFormatFacts {
   std::string_view name;
@@ -36,8 +40,7 @@ struct WeightFormatFacts {
   Index levelBytes;      ///< of a block
   Index scaleBytes;      ///< of a block, or of a whole row if the row has one scale
   bool scalesRow;
-  /// Decodes `count` numbers of a stored row from `first` on. The pointers are the row's.
-  void (*decode)(const std::byte* levels, const std::byte* scales, Index first, Index count, float* to);
+  NumberDecoder decode;
   /// Encodes a stored row, zeros behind its last number. @throws ConfigError, see EncodeRows.
   void (*encode)(std::span<const float> numbers, std::byte* levels, std::byte* scales);
   /// What is wrong with a stored row of so many numbers that came from elsewhere, or null.
@@ -66,12 +69,14 @@ struct EncodedMatrix {
   const std::byte* scales = nullptr;
   Index scaleStride = 0;
 
+  const std::byte* LevelsOf(Index row) const { return levels + row * levelStride; }
+  /// Null without scales.
+  const std::byte* ScalesOf(Index row) const {
+    return scales == nullptr ? nullptr : scales + row * scaleStride;
+  }
   /// Some of its rows.
   EncodedMatrix MiddleRows(Index first, Index count) const {
-    return {format,      count,
-            columns,     levels + first * levelStride,
-            levelStride, scales == nullptr ? nullptr : scales + first * scaleStride,
-            scaleStride};
+    return {format, count, columns, LevelsOf(first), levelStride, ScalesOf(first), scaleStride};
   }
   /// Some of its columns. @pre the format is not quantised, so that a number has bytes of its own.
   EncodedMatrix MiddleColumns(Index first, Index count) const {
@@ -82,25 +87,34 @@ struct EncodedMatrix {
   }
 };
 
-/// Numbers of a stored row as floats: exactly what f32, f16 and bf16 hold, and otherwise rounded once.
-/// @pre row and numbers are within the matrix.
-inline void DecodeNumbers(const EncodedMatrix& matrix, Index row, Index first, Index count, float* to) {
-  FactsOf(matrix.format)
-      .decode(matrix.levels + row * matrix.levelStride,
-              matrix.scales == nullptr ? nullptr : matrix.scales + row * matrix.scaleStride, first, count,
-              to);
+namespace detail {
+
+/// The numbers that a decoder of the matrix's format gives, as another number type.
+template <std::floating_point T>
+void DecodeNumbersBy(NumberDecoder decode, const EncodedMatrix& matrix, Index row, Index first, Index count,
+                     T* to) {
+  const std::byte* const levels = matrix.LevelsOf(row);
+  const std::byte* const scales = matrix.ScalesOf(row);
+  if constexpr (std::same_as<T, float>) {
+    decode(levels, scales, first, count, to);
+  } else {
+    constexpr Index kNumbers = 512;
+    float numbers[kNumbers];
+    for (Index done = 0; done < count; done += kNumbers) {
+      const Index piece = std::min(kNumbers, count - done);
+      decode(levels, scales, first + done, piece, numbers);
+      for (Index i = 0; i < piece; ++i) to[done + i] = static_cast<T>(numbers[i]);
+    }
+  }
 }
 
-/// The same as another number type. Time and bits: those of the floats. Allocates nothing.
+}  // namespace detail
+
+/// Numbers of a stored row: as floats exactly what f32, f16 and bf16 hold, and otherwise rounded once; as
+/// another type those floats. Allocates nothing. @pre row and numbers are within the matrix.
 template <std::floating_point T>
 void DecodeNumbers(const EncodedMatrix& matrix, Index row, Index first, Index count, T* to) {
-  constexpr Index kPiece = 512;
-  float numbers[kPiece];
-  for (Index done = 0; done < count; done += kPiece) {
-    const Index piece = std::min(kPiece, count - done);
-    DecodeNumbers(matrix, row, first + done, piece, numbers);
-    for (Index i = 0; i < piece; ++i) to[done + i] = static_cast<T>(numbers[i]);
-  }
+  detail::DecodeNumbersBy(FactsOf(matrix.format).decode, matrix, row, first, count, to);
 }
 
 /// Rows of the matrix that is stored, or of its transpose, from `first` on.

@@ -282,10 +282,8 @@ NOLA_DEFINITION void EncodeRows(WeightFormat format, const float* numbers, Index
 
 NOLA_DEFINITION std::string FaultOf(const EncodedMatrix& matrix) {
   for (Index row = 0; row < matrix.rows; ++row) {
-    const std::byte* const scales =
-        matrix.scales == nullptr ? nullptr : matrix.scales + row * matrix.scaleStride;
     const char* const fault =
-        FactsOf(matrix.format).fault(matrix.levels + row * matrix.levelStride, scales, matrix.columns);
+        FactsOf(matrix.format).fault(matrix.LevelsOf(row), matrix.ScalesOf(row), matrix.columns);
     if (fault != nullptr) return fault;
   }
   return {};
