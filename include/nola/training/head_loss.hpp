@@ -12,7 +12,7 @@
 
 #include "nola/core/compiled.hpp"
 #include "nola/kernels/basis_workspace.hpp"
-#include "nola/kernels/parallel.hpp"
+#include "nola/kernels/row_loops.hpp"
 #include "nola/layers/contract/layer.hpp"
 #include "nola/training/loss.hpp"
 
@@ -78,12 +78,6 @@ class HeadLoss {
   using Numbers = Eigen::Map<Eigen::Array<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
   using Block = Eigen::Map<Tensor<T>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
-  template <class Run>
-  void ForEachRow(double numbers, const Run& run) {
-    ParallelFor(std::ssize(rows_), static_cast<double>(rows_.size()) * numbers * kNanosecondsOfALogit,
-                [&](Index i) { run(i, rows_[static_cast<std::size_t>(i)]); });
-  }
-
   T SumOfRows(const ILinearLayer<T>& head, Index classes, const TensorRef<T>& hidden, T share,
               Tensor<T>* gradient) {
     const Index count = std::ssize(rows_);
@@ -97,14 +91,15 @@ class HeadLoss {
     for (Index first = 0; first < classes; first += kColumns) {
       Block block(logits_, count, std::min(kColumns, classes - first), Eigen::OuterStride<>(kStride));
       head.ComputeColumns(inputs, first, block);
-      ForEachRow(static_cast<double>(block.cols()), [&](Index i, Row& row) {
-        TakeBlock(row, first, {logits_ + i * kStride, block.cols()},
+      ForEachRow(count, block.cols(), kNanosecondsOfALogit, [&](Index i) {
+        TakeBlock(rows_[static_cast<std::size_t>(i)], first, {logits_ + i * kStride, block.cols()},
                   {RowOf(sums, i), gradient != nullptr ? width : 0});
       });
       if (gradient != nullptr) head.AddColumnsInputGradient(block, first, sums);
     }
     if (gradient != nullptr) {
-      ForEachRow(static_cast<double>(width), [&](Index i, Row& row) {
+      ForEachRow(count, width, kNanosecondsOfALogit, [&](Index i) {
+        const Row& row = rows_[static_cast<std::size_t>(i)];
         const T total = row.others + std::exp(row.labelLogit - row.largest);
         auto sum = sums.middleRows(i, 1);
         sum *= share / total;
