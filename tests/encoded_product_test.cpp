@@ -6,6 +6,7 @@
 
 #include "catch.hpp"
 #include "encoded_matrices.hpp"
+#include "instruction_sets.hpp"
 #include "loop_threads.hpp"
 #include "nola/kernels/encoded_product.hpp"
 #include "tensors.hpp"
@@ -19,16 +20,9 @@ using nola::detail::Multiply;
 using test::Encoded;
 using test::RandomTensor;
 using test::SameBits;
+using test::SupportedSets;
 
 namespace {
-
-std::vector<InstructionSet> SupportedSets() {
-  std::vector<InstructionSet> sets;
-  for (auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512}) {
-    if (nola::IsSupported(set)) sets.push_back(set);
-  }
-  return sets;
-}
 
 /// left times a matrix or its transpose, from a row, encoded or decoded before.
 template <class T>

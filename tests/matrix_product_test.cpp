@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "instruction_sets.hpp"
 #include "loop_threads.hpp"
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/nola_adapter.hpp"
@@ -22,6 +23,7 @@ using nola::detail::MatrixView;
 using nola::detail::Multiply;
 using test::RandomTensor;
 using test::SameBits;
+using test::SupportedSets;
 
 namespace {
 
@@ -31,14 +33,6 @@ constexpr bool kThreaded = true;
 #else
 constexpr bool kThreaded = false;
 #endif
-
-std::vector<InstructionSet> SupportedSets() {
-  std::vector<InstructionSet> sets;
-  for (auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512}) {
-    if (nola::IsSupported(set)) sets.push_back(set);
-  }
-  return sets;
-}
 
 enum class Start { zero, row, result };
 

@@ -23,22 +23,13 @@
 #include "nola/training/text_windows.hpp"
 #include "nola/training/update.hpp"
 #include "nola/transformers/transformer_decoder.hpp"
+#include "openblas.hpp"
 #include "timed_layer.hpp"
 
 using benchmarks::Race;
 using benchmarks::Report;
 using nola::Index;
 using nola::Tensor;
-
-#ifdef NOLA_OPENBLAS
-extern "C" {
-void cblas_sgemm(int order, int transposeLeft, int transposeRight, int rows, int columns, int depth,
-                 float alpha, const float* left, int leftStride, const float* right, int rightStride,
-                 float beta, float* result, int resultStride);
-void openblas_set_num_threads(int threads);
-char* openblas_get_corename();
-}
-#endif
 
 namespace {
 

@@ -11,7 +11,6 @@ import math
 import os
 import statistics
 import subprocess
-import sys
 
 import paper_torch
 
@@ -145,10 +144,7 @@ def main():
         print("gpt2_torch.py: skipped, PyTorch is missing (Debian: apt install python3-torch libopenblas0-pthread)")
         return
     torch.set_num_threads(arguments.threads)
-    error = paper_torch.check_products(torch)
-    if error is not None:
-        sys.exit(f"gpt2_torch.py: PyTorch's matrix product is wrong by {error:.3g} on this processor; an older OpenBLAS "
-                 "may need OPENBLAS_CORETYPE=Haswell (or SkylakeX) in the environment")
+    paper_torch.require_right_products(torch, "gpt2_torch.py")
     os.environ["OMP_WAIT_POLICY"] = "passive"  # a process that waits for its turn leaves the cores to the other
     rows = []
     if arguments.quick:

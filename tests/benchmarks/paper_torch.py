@@ -30,6 +30,13 @@ def check_products(torch):
     return None
 
 
+def require_right_products(torch, program):
+    error = check_products(torch)
+    if error is not None:
+        sys.exit(f"{program}: PyTorch's matrix product is wrong by {error:.3g} on this processor; an older OpenBLAS "
+                 "may need OPENBLAS_CORETYPE=Haswell (or SkylakeX) in the environment")
+
+
 def make_steps(torch, tokens, width):
     class Combine(torch.autograd.Function):
         """sum_i coefficients_i * basis_i, without keeping the bases."""
@@ -154,10 +161,7 @@ def main():
     except ImportError:
         print("paper_torch.py: skipped, PyTorch is missing (Debian: apt install python3-torch)")
         return
-    error = check_products(torch)
-    if error is not None:
-        sys.exit(f"paper_torch.py: PyTorch's matrix product is wrong by {error:.3g} on this processor; an older OpenBLAS "
-                 "may need OPENBLAS_CORETYPE=Haswell (or SkylakeX) in the environment")
+    require_right_products(torch, "paper_torch.py")
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     torch.set_num_threads(arguments.threads)
     rows = []

@@ -17,6 +17,7 @@
 #include "measure.hpp"
 #include "nola/kernels/encoded_product.hpp"
 #include "nola/storage/encoded_weight.hpp"
+#include "openblas.hpp"
 
 using benchmarks::Race;
 using benchmarks::Report;
@@ -24,16 +25,6 @@ using nola::Index;
 using nola::WeightFormat;
 using nola::detail::MatrixProduct;
 using nola::detail::Multiply;
-
-#ifdef NOLA_OPENBLAS
-extern "C" {
-void cblas_sgemm(int order, int transposeLeft, int transposeRight, int rows, int columns, int depth,
-                 float alpha, const float* left, int leftStride, const float* right, int rightStride,
-                 float beta, float* result, int resultStride);
-void openblas_set_num_threads(int threads);
-char* openblas_get_corename();
-}
-#endif
 
 namespace {
 
