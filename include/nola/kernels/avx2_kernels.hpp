@@ -127,18 +127,8 @@ struct Simd<float> {
   }
   static NOLA_INLINE Register Load(const float* a, Mask mask) { return _mm256_maskload_ps(a, mask); }
   static NOLA_INLINE void Store(float* to, Register a, Mask mask) { _mm256_maskstore_ps(to, mask, a); }
-  /// The first lanes of each 16 bytes.
-  static NOLA_INLINE Mask FirstOfParts(Index count) {
-    return _mm256_cmpgt_epi32(avx2::Fill(static_cast<std::uint32_t>(count)),
-                              _mm256_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3));
-  }
   static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(mask));
-  }
-  /// 16 bytes, again and again.
-  static NOLA_INLINE Register Repeat(const float* a) {
-    const __m128 part = _mm_loadu_ps(a);
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(part), part, 1);
   }
   static NOLA_INLINE Register Add(Register a, Register b) { return _mm256_add_ps(a, b); }
   static NOLA_INLINE Register Subtract(Register a, Register b) { return _mm256_sub_ps(a, b); }
@@ -218,15 +208,8 @@ struct Simd<double> {
   }
   static NOLA_INLINE Register Load(const double* a, Mask mask) { return _mm256_maskload_pd(a, mask); }
   static NOLA_INLINE void Store(double* to, Register a, Mask mask) { _mm256_maskstore_pd(to, mask, a); }
-  static NOLA_INLINE Mask FirstOfParts(Index count) {
-    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 0, 1));
-  }
   static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
     return _mm256_blendv_pd(b, a, _mm256_castsi256_pd(mask));
-  }
-  static NOLA_INLINE Register Repeat(const double* a) {
-    const __m128d part = _mm_loadu_pd(a);
-    return _mm256_insertf128_pd(_mm256_castpd128_pd256(part), part, 1);
   }
   static NOLA_INLINE Register Add(Register a, Register b) { return _mm256_add_pd(a, b); }
   static NOLA_INLINE Register Subtract(Register a, Register b) { return _mm256_sub_pd(a, b); }

@@ -127,15 +127,9 @@ struct Simd<float> {
   static NOLA_INLINE Mask First(Index count) { return static_cast<Mask>((1U << count) - 1U); }
   static NOLA_INLINE Register Load(const float* a, Mask mask) { return _mm512_maskz_loadu_ps(mask, a); }
   static NOLA_INLINE void Store(float* to, Register a, Mask mask) { _mm512_mask_storeu_ps(to, mask, a); }
-  /// The first lanes of each 16 bytes.
-  static NOLA_INLINE Mask FirstOfParts(Index count) {
-    return static_cast<Mask>(((1U << count) - 1U) * 0x1111U);
-  }
   static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
     return _mm512_mask_blend_ps(mask, b, a);
   }
-  /// 16 bytes, again and again.
-  static NOLA_INLINE Register Repeat(const float* a) { return _mm512_broadcast_f32x4(_mm_loadu_ps(a)); }
   static NOLA_INLINE Register Add(Register a, Register b) { return _mm512_add_ps(a, b); }
   static NOLA_INLINE Register Subtract(Register a, Register b) { return _mm512_sub_ps(a, b); }
   static NOLA_INLINE Register Multiply(Register a, Register b) { return _mm512_mul_ps(a, b); }
@@ -202,13 +196,9 @@ struct Simd<double> {
   static NOLA_INLINE Mask First(Index count) { return static_cast<Mask>((1U << count) - 1U); }
   static NOLA_INLINE Register Load(const double* a, Mask mask) { return _mm512_maskz_loadu_pd(mask, a); }
   static NOLA_INLINE void Store(double* to, Register a, Mask mask) { _mm512_mask_storeu_pd(to, mask, a); }
-  static NOLA_INLINE Mask FirstOfParts(Index count) {
-    return static_cast<Mask>(((1U << count) - 1U) * 0x55U);
-  }
   static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
     return _mm512_mask_blend_pd(mask, b, a);
   }
-  static NOLA_INLINE Register Repeat(const double* a) { return _mm512_broadcast_f64x2(_mm_loadu_pd(a)); }
   static NOLA_INLINE Register Add(Register a, Register b) { return _mm512_add_pd(a, b); }
   static NOLA_INLINE Register Subtract(Register a, Register b) { return _mm512_sub_pd(a, b); }
   static NOLA_INLINE Register Multiply(Register a, Register b) { return _mm512_mul_pd(a, b); }

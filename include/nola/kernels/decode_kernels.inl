@@ -34,6 +34,10 @@ struct BFloat16Decoder {
   static constexpr WeightFormat kFormat = WeightFormat::bf16;
   struct Scales {};
   static NOLA_INLINE Scales ScalesOf(const std::byte*, Index) { return {}; }
+  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
+    __builtin_prefetch(levels + 2 * kDecodedBlock * block);
+    __builtin_prefetch(levels + 2 * kDecodedBlock * block + 64);
+  }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales&, Index block, Index n) {
     const __m256i words = _mm256_cvtepu16_epi32(LoadHalf(levels + 2 * (kDecodedBlock * block + 8 * n)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
@@ -44,6 +48,10 @@ struct Float16Decoder {
   static constexpr WeightFormat kFormat = WeightFormat::f16;
   struct Scales {};
   static NOLA_INLINE Scales ScalesOf(const std::byte*, Index) { return {}; }
+  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
+    __builtin_prefetch(levels + 2 * kDecodedBlock * block);
+    __builtin_prefetch(levels + 2 * kDecodedBlock * block + 64);
+  }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales&, Index block, Index n) {
     return _mm256_cvtph_ps(LoadHalf(levels + 2 * (kDecodedBlock * block + 8 * n)));
   }
@@ -56,6 +64,9 @@ struct Int8Decoder {
   };
   static NOLA_INLINE Scales ScalesOf(const std::byte* scales, Index) {
     return {_mm256_set1_ps(LoadLittleEndian<float>(scales))};
+  }
+  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
+    __builtin_prefetch(levels + kDecodedBlock * block);
   }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales& scales, Index block, Index n) {
     const std::byte* const from = levels + kDecodedBlock * block + 8 * n;
@@ -80,6 +91,9 @@ struct Int4Decoder {
   static NOLA_INLINE Scales ScalesOf(const std::byte* scales, Index block) {
     return {FillHalf(scales + 4 * block), FillHalf(scales + 4 * block + 2)};
   }
+  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
+    __builtin_prefetch(levels + HalfByteBlocks::kBytes * block);
+  }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales& scales, Index block, Index n) {
     const __m256i level = _mm256_and_si256(HalfBytes(levels, block, n), _mm256_set1_epi32(15));
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(level), scales.scale, scales.minimum);
@@ -93,6 +107,9 @@ struct NF4Decoder {
   };
   static NOLA_INLINE Scales ScalesOf(const std::byte* scales, Index block) {
     return {FillHalf(scales + 2 * block)};
+  }
+  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
+    __builtin_prefetch(levels + HalfByteBlocks::kBytes * block);
   }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales& scales, Index block, Index n) {
     const __m256i words = HalfBytes(levels, block, n);

@@ -4,7 +4,7 @@
 namespace nola::detail {
 
 /// A product of one row with columns first .. first+count-1 of the transpose of a stored matrix; count is a
-/// multiple of 8 and the depth one of 64.
+/// multiple of 4 and the depth one of 64.
 using EncodedDot = void (*)(const MatrixProduct<float>& product, const EncodedMatrix& right, Index first,
                             Index count);
 
@@ -12,32 +12,20 @@ using EncodedDot = void (*)(const MatrixProduct<float>& product, const EncodedMa
 #define NOLA_TARGET __attribute__((target("avx2,fma,f16c")))
 namespace avx2 {
 
-/// Where eight stored rows lie, and what scales the block of each that is summed now.
-template <class Format>
-struct EightRows {
-  const std::byte* levels[8];
-  const std::byte* scales[8];
-  typename Format::Scales own[8];
-};
-
-/// Sums in the order of DotKernels: a register holds four parts of the sums of two columns.
+/// Sums in the order of DotKernels: a register holds the sums of a column. Four columns at a time, which are
+/// enough to hide a sum's latency; the processor sees where four rows go on, not where the next begin.
 template <class Format>
 class EncodedDots {
  public:
   NOLA_TARGET static void Dot(const MatrixProduct<float>& product, const EncodedMatrix& right, Index first,
                               Index count) {
-    for (Index column = first; column < first + count; column += 8) {
-      EightRows<Format> rows;
-      for (Index row = 0; row < 8; ++row) {
-        rows.levels[row] = right.LevelsOf(column + row);
-        rows.scales[row] = right.ScalesOf(column + row);
-      }
+    for (Index column = first; column < first + count; column += kColumns) {
       const float* from = product.initial == nullptr ? nullptr : product.initial + column;
       float* const to = product.result + column;
       Index k = 0;
       do {
         const Index end = std::min(k + kChunk, product.depth);
-        Chunk(rows, product.left.data, k, end, from, to);
+        Chunk(right, column, product.left.data, k, end, from, to);
         from = to;
         k = end;
       } while (k < product.depth);
@@ -45,31 +33,40 @@ class EncodedDots {
   }
 
  private:
-  static constexpr Index kChunk = 512;
+  static constexpr Index kColumns = 4;
+  static constexpr Index kChunk = ProductKernels::kDepth<float>;
 
-  NOLA_TARGET static void Chunk(EightRows<Format>& rows, const float* left, Index k, Index end,
-                                const float* from, float* to) {
-    __m256 sums[4];
+  NOLA_TARGET static void Chunk(const EncodedMatrix& right, Index column, const float* left, Index k,
+                                Index end, const float* from, float* to) {
+    const std::byte* levels[kColumns];
+    const std::byte* scales[kColumns];
+    __m256 sums[2 * kColumns];
+    for (Index c = 0; c < kColumns; ++c) {
+      levels[c] = right.LevelsOf(column + c);
+      scales[c] = right.ScalesOf(column + c);
+    }
     for (__m256& sum : sums) sum = _mm256_setzero_ps();
     for (Index block = k / kDecodedBlock; block < end / kDecodedBlock; ++block) {
-      for (Index row = 0; row < 8; ++row) rows.own[row] = Format::ScalesOf(rows.scales[row], block);
       const float* const factors = left + kDecodedBlock * block;
-      _Pragma("GCC unroll 8") for (Index n = 0; n < 8; ++n) {
-        const __m256 low = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(factors + 8 * n));
-        const __m256 high = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(factors + 8 * n + 4));
-        _Pragma("GCC unroll 4") for (Index c = 0; c < 4; ++c) {
-          const __m256 a = Format::Eight(rows.levels[c], rows.own[c], block, n);
-          const __m256 b = Format::Eight(rows.levels[c + 4], rows.own[c + 4], block, n);
-          sums[c] = _mm256_fmadd_ps(low, _mm256_permute2f128_ps(a, b, 0x20), sums[c]);
-          sums[c] = _mm256_fmadd_ps(high, _mm256_permute2f128_ps(a, b, 0x31), sums[c]);
+      _Pragma("GCC unroll 2") for (Index c = 0; c < kColumns; c += 2) {
+        Format::Prefetch(levels[c] + kColumns * right.levelStride, block);
+        Format::Prefetch(levels[c + 1] + kColumns * right.levelStride, block);
+        const auto own = Format::ScalesOf(scales[c], block);
+        const auto next = Format::ScalesOf(scales[c + 1], block);
+        _Pragma("GCC unroll 8") for (Index n = 0; n < 8; ++n) {
+          const __m256 factor = _mm256_loadu_ps(factors + 8 * n);
+          sums[c] = _mm256_fmadd_ps(factor, Format::Eight(levels[c], own, block, n), sums[c]);
+          sums[c + 1] = _mm256_fmadd_ps(factor, Format::Eight(levels[c + 1], next, block, n), sums[c + 1]);
         }
       }
     }
-    ZipParts<float, 4>(sums);
-    __m256 total = sums[0];
-    if (from != nullptr) total = _mm256_add_ps(_mm256_loadu_ps(from), total);
-    for (Index c = 1; c < 4; ++c) total = _mm256_add_ps(total, sums[c]);
-    _mm256_storeu_ps(to, total);
+    Transpose<float>(sums);
+    __m128 total = _mm256_castps256_ps128(sums[0]);
+    if (from != nullptr) total = _mm_add_ps(_mm_loadu_ps(from), total);
+    for (Index part = 1; part < 2 * kColumns; ++part) {
+      total = _mm_add_ps(total, _mm256_castps256_ps128(sums[part]));
+    }
+    _mm_storeu_ps(to, total);
   }
 };
 

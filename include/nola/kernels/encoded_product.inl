@@ -27,16 +27,28 @@ struct DecodedStrip {
   Index columns;
 };
 
-/// A product with a matrix that is decoded strip by strip.
+/// A matrix as products of many rows read it.
+struct DecodedRows {
+  const EncodedMatrix* matrix;
+  NumberDecoder decode;
+
+  template <class T>
+  static void Read(const void* rows, Index row, Index first, Index count, T* to) {
+    const auto& own = *static_cast<const DecodedRows*>(rows);
+    DecodeNumbersBy(own.decode, *own.matrix, row, first, count, to);
+  }
+};
+
+/// A product of few rows with a matrix that is decoded strip by strip.
 template <class T>
 class EncodedProduct {
  public:
   EncodedProduct(const MatrixProduct<T>& product, const EncodedMatrix& right, InstructionSet set)
       : product_(product),
         right_(right),
-        multiply_(ProductKernelOf<T>(set).multiply),
+        kernel_(ProductKernelOf<T>(set)),
         decode_(DecoderOf<float>(right.format, set)),
-        strip_(StripOf(product)) {
+        strip_(StripOf(product, kernel_.depth)) {
     const bool isDot = product.rows == 1 && product.right.transposed && product.depth % 64 == 0;
     if constexpr (std::is_same_v<T, float>) {
       if (isDot && product.depth > 0) dot_ = EncodedDotOf<float>(right.format, set);
@@ -65,18 +77,18 @@ class EncodedProduct {
         for (Index row = k; row < end; ++row)
           Decode(row, first, columns, decoded + (row - k) * strip_.columns);
       }
-      multiply_(part);
+      kernel_.multiply(part);
       k = end;
     } while (k < product_.depth);
   }
 
  private:
-  /// For many rows as much as a block of packed panels likes, for a few what the first-level cache holds:
-  /// then decoding is most of the work. Whole chunks of a transposed matrix, whole sums of another.
-  static DecodedStrip StripOf(const MatrixProduct<T>& product) {
+  /// For very few rows what the first-level cache holds: then decoding is most of the work. Whole chunks of a
+  /// transposed matrix, whole sums of another.
+  static DecodedStrip StripOf(const MatrixProduct<T>& product, Index depth) {
     constexpr Index kFewRows = 4;
-    if (product.rows > kFewRows) return {512, 192};
-    return product.right.transposed ? DecodedStrip{512, 16}
+    if (product.rows > kFewRows) return {depth, 98304 / depth};
+    return product.right.transposed ? DecodedStrip{depth, 16}
                                     : DecodedStrip{128 * static_cast<Index>(sizeof(T) / sizeof(float)), 64};
   }
 
@@ -86,7 +98,7 @@ class EncodedProduct {
 
   const MatrixProduct<T>& product_;
   const EncodedMatrix& right_;
-  void (*multiply_)(const MatrixProduct<T>& block);
+  ProductKernel<T> kernel_;
   NumberDecoder decode_;
   EncodedDot dot_ = nullptr;  ///< for a row alone
   DecodedStrip strip_;
@@ -104,6 +116,14 @@ void Multiply(const MatrixProduct<T>& product, const EncodedMatrix& right, Instr
       where.right.stride = right.levelStride / static_cast<Index>(sizeof(float));
       return Multiply<float>(where, set);
     }
+  }
+  constexpr Index kManyRows = 17;
+  if (product.rows >= kManyRows) {
+    const DecodedRows rows{&right, DecoderOf<float>(right.format, set)};
+    const RowReader<T> reader{DecodedRows::Read<T>, &rows};
+    MatrixProduct<T> read = product;
+    read.reader = &reader;
+    return Multiply<T>(read, set);
   }
   const EncodedProduct<T> encoded(product, right, set);
   const auto numbers = static_cast<double>(product.columns) * static_cast<double>(product.depth);

@@ -13,11 +13,12 @@ template <class T>
 struct ProductKernel {
   void (*multiply)(const MatrixProduct<T>& block);
   Index strip;  ///< columns that it takes at a time
+  Index depth;  ///< after so many terms a sum may be cut
 };
 
 template <class T, class Kernels>
 constexpr ProductKernel<T> ProductKernelOf() {
-  return {Kernels::template Multiply<T>, Kernels::kStrip};
+  return {Kernels::template Multiply<T>, Kernels::kStrip, Kernels::template kDepth<T>};
 }
 
 /// The product kernel of an instruction set.

@@ -33,14 +33,13 @@ class PackKernels : protected DotKernels {
     const Index padded = panelWidth != kGroup<T> && width <= kSide ? kSide : panelWidth;
     if (source.transposed) {
       for (Index j = 0; j < padded; j += kSide) {
-        Index next = interleaved ? FirstSquare(source) : kSide;
-        for (Index k = 0; k < depth; k = next, next += kSide) {
+        for (Index k = 0; k < depth; k += kSide) {
           typename S::Register square[kWidth<T>];
-          const Index terms = std::min(next, depth) - k;
+          const Index terms = std::min(kSide, depth - k);
           NOLA_UNROLL
           for (Index i = kSide; i < 2 * kSide; ++i) Prefetch(source.From(k, j + i).data);
           LoadSquare(source.From(k, j), terms, std::clamp<Index>(width - j, 0, kSide), square);
-          ZipParts<T, kSide>(square);
+          Transpose<T>(square);
           NOLA_UNROLL
           for (Index i = 0; i < kSide; ++i) {
             if (i < terms) {

@@ -14,7 +14,7 @@ class PanelKernels : protected PackKernels {
     const Panels<T> panels(product);
     if (product.rows <= kFewRows) {
       SumFewRows(product, panels);
-    } else if (product.rows <= panels.blockRows) {
+    } else if (panels.isSingle) {
       ForEachChunk(product, [&](const MatrixProduct<T>& chunk) NOLA_TARGET {
         PackLeft(chunk, panels, panels.left);
         for (Index j = 0; j < chunk.columns; j += kWide<T>) {
@@ -37,32 +37,41 @@ class PanelKernels : protected PackKernels {
   /// the right one [strip][sum][term][column].
   template <class T>
   struct Panels {
-    static constexpr Index kStripSize = kChunk * kWide<T>;
+    // Sums lie a line further apart than they are long, or all would share the same few lines of the cache.
+    static constexpr Index kRightSum = kTerms<T> * kWide<T> + kLine<T>;
+    static constexpr Index kStripSize = kParts<T> * kRightSum;
     static constexpr Index kRightBytes = Index{2} << 20;  // a share of the third-level cache
     static constexpr Index kLeftBlock = kLeftBytes / static_cast<Index>(sizeof(T));    // numbers
     static constexpr Index kRightBlock = kRightBytes / static_cast<Index>(sizeof(T));  // numbers
 
-    explicit Panels(const MatrixProduct<T>& product) : interleaved(product.right.transposed) {
-      blockRows = Even(product.rows, kLeftBlock / kChunk, kGroup<T>);
-      blockColumns = Even(product.columns, kRightBlock / kChunk, kWide<T>);
+    explicit Panels(const MatrixProduct<T>& product) {
+      blockRows = Even(product.rows, kLeftBlock / kChunk<T>, kGroup<T>);
+      blockColumns = Even(product.columns, kRightBlock / kChunk<T>, kWide<T>);
       const bool few = product.rows <= kFewRows;
-      const Index chunks = few ? (product.depth + kChunk - 1) / kChunk : 1;
-      const Index leftSize = std::max<Index>(chunks, 1) * kChunk * blockRows;
-      const bool single = product.rows <= blockRows;
-      const Index rightSize = single ? kStripSize : (blockColumns + kWide<T> - 1) / kWide<T> * kStripSize;
+      const Index chunks = few ? (product.depth + kChunk<T> - 1) / kChunk<T> : 1;
+      const Index leftSize = std::max<Index>(chunks, 1) * LeftSize(blockRows);
+      isSingle = few || (product.rows <= blockRows && product.reader == nullptr);
+      const Index rightSize = isSingle ? kStripSize : (blockColumns + kWide<T> - 1) / kWide<T> * kStripSize;
       const Index totalsSize = blockRows * kWide<T>;
-      left = ThreadScratch<T>(static_cast<std::size_t>(leftSize + rightSize + totalsSize));
+      const Index readSize = product.reader == nullptr  ? 0
+                             : product.right.transposed ? product.RoomToRead(kWide<T>, kChunk<T>)
+                                                        : product.RoomToRead(kRows, blockColumns);
+      left = ThreadScratch<T>(static_cast<std::size_t>(leftSize + rightSize + totalsSize + readSize));
       right = left + leftSize;
       totals = right + rightSize;
+      read = totals + totalsSize;
     }
 
-    Index Groups(Index rows) const { return (rows + kGroup<T> - 1) / kGroup<T>; }
+    static Index Groups(Index rows) { return (rows + kGroup<T> - 1) / kGroup<T>; }
+    static Index LeftSum(Index rows) { return Groups(rows) * kTerms<T> * kGroup<T> + kLine<T>; }
+    static Index LeftSize(Index rows) { return kParts<T> * LeftSum(rows); }
 
-    bool interleaved;  ///< terms of a sum lie kParts apart
+    bool isSingle;  ///< a strip of the right matrix is used for all rows, and then no more
     Index blockRows, blockColumns;
     T* left;
     T* right;
     T* totals;  ///< of the tiles of a strip
+    T* read;    ///< rows of a right matrix that is not in memory
 
    private:
     /// The size of equal blocks of whole units, none much larger than `most`.
@@ -77,7 +86,7 @@ class PanelKernels : protected PackKernels {
   NOLA_INLINE static void ForEachChunk(const MatrixProduct<T>& product, const Run& run) {
     Index k = 0;
     do {
-      const Index end = std::min(k + kChunk, product.depth);
+      const Index end = std::min(k + kChunk<T>, product.depth);
       run(product.Part(k, end));
       k = end;
     } while (k < product.depth);
@@ -89,7 +98,7 @@ class PanelKernels : protected PackKernels {
     T* left = panels.left;
     ForEachChunk(product, [&](const MatrixProduct<T>& chunk) NOLA_TARGET {
       PackLeft(chunk, panels, left);
-      left += kChunk * panels.blockRows;
+      left += panels.LeftSize(panels.blockRows);
     });
     for (Index j = 0; j < product.columns; j += kWide<T>) {
       const MatrixProduct<T> strip =
@@ -98,7 +107,7 @@ class PanelKernels : protected PackKernels {
       ForEachChunk(strip, [&](const MatrixProduct<T>& chunk) NOLA_TARGET {
         PackRight(chunk, panels);
         SumStrip(chunk, panels, left, panels.right);
-        left += kChunk * panels.blockRows;
+        left += panels.LeftSize(panels.blockRows);
       });
     }
   }
@@ -126,8 +135,8 @@ class PanelKernels : protected PackKernels {
     const MatrixView<T> source{chunk.left.data, chunk.left.stride, !chunk.left.transposed};
     for (Index group = 0; group < groups; ++group) {
       const Index i = group * kGroup<T>;
-      Pack(source.From(0, i), chunk.depth, std::min(kGroup<T>, chunk.rows - i), panels.interleaved,
-           groups * kTerms<T> * kGroup<T>, kGroup<T>, left + group * kTerms<T> * kGroup<T>);
+      Pack(source.From(0, i), chunk.depth, std::min(kGroup<T>, chunk.rows - i), IsInterleaved(chunk),
+           panels.LeftSum(chunk.rows), kGroup<T>, left + group * kTerms<T> * kGroup<T>);
     }
   }
 
@@ -135,13 +144,18 @@ class PanelKernels : protected PackKernels {
   template <class T>
   [[gnu::noinline]] NOLA_TARGET static void PackRight(const MatrixProduct<T>& chunk,
                                                       const Panels<T>& panels) {
-    const Index step = chunk.right.transposed ? std::max<Index>(chunk.depth, 1) : kRows;
+    const bool transposed = chunk.right.transposed;
+    const Index step = transposed ? std::max<Index>(chunk.depth, 1) : kRows;
     for (Index k = 0; k < chunk.depth; k += step) {
-      T* strip =
-          panels.right + (chunk.right.transposed ? 0 : RowOf<T>(k, false, kTerms<T> * kWide<T>, kWide<T>));
+      const Index depth = std::min(step, chunk.depth - k);
+      MatrixView<T> rows = chunk.right.From(k, 0);
+      if (chunk.reader != nullptr && !transposed) rows = chunk.Read(k, 0, depth, chunk.columns, panels.read);
+      T* strip = panels.right + (transposed ? 0 : RowOf<T>(k, false, Panels<T>::kRightSum, kWide<T>));
       for (Index j = 0; j < chunk.columns; j += kWide<T>) {
-        Pack(chunk.right.From(k, j), std::min(step, chunk.depth - k), std::min(kWide<T>, chunk.columns - j),
-             chunk.right.transposed, kTerms<T> * kWide<T>, kWide<T>, strip);
+        const Index width = std::min(kWide<T>, chunk.columns - j);
+        Pack(chunk.reader != nullptr && transposed ? chunk.Read(k, j, depth, width, panels.read)
+                                                   : rows.From(0, j),
+             depth, width, IsInterleaved(chunk), Panels<T>::kRightSum, kWide<T>, strip);
         strip += Panels<T>::kStripSize;
       }
     }
@@ -151,39 +165,40 @@ class PanelKernels : protected PackKernels {
   template <class T>
   NOLA_TARGET static void SumStrip(const MatrixProduct<T>& strip, const Panels<T>& panels, const T* left,
                                    const T* right) {
-    if (strip.columns <= Index{kWidth<T>}) return SumTiles<1>(strip, panels, left, right);
-    SumTiles<kTileRegisters>(strip, panels, left, right);
+    // As many sums in flight where a tile is narrow: it is the higher.
+    if (strip.columns <= Index{kWidth<T>}) return SumTiles<kGroup<T>, 1>(strip, panels, left, right);
+    SumTiles<kTileRows, kTileRegisters>(strip, panels, left, right);
   }
 
   /// One sum for all tiles, then the next: a sum's part of the strip stays in the first-level cache.
-  template <unsigned registers, class T>
+  template <Index rows, unsigned registers, class T>
   NOLA_TARGET static void SumTiles(const MatrixProduct<T>& strip, const Panels<T>& panels, const T* left,
                                    const T* right) {
-    const Index numSums =
-        panels.interleaved ? std::min(strip.depth, kParts<T>) : (strip.depth + kTerms<T> - 1) / kTerms<T>;
-    const Index tiles = (strip.rows + kTileRows - 1) / kTileRows;
+    const bool interleaved = IsInterleaved(strip);
+    const Index numSums = interleaved ? kParts<T> : (strip.depth + kTerms<T> - 1) / kTerms<T>;
+    const Index tiles = (strip.rows + rows - 1) / rows;
     const Index ahead = (kTerms<T> * kWide<T> / kLine<T> + tiles - 1) / tiles * kLine<T>;
     Index sum = 0;
     do {
-      const Index terms = panels.interleaved ? (strip.depth - sum + kParts<T> - 1) / kParts<T>
-                                             : std::min(strip.depth - sum * kTerms<T>, kTerms<T>);
-      const T* const next = right + kTerms<T> * kWide<T>;
+      const Index terms = interleaved ? (strip.depth - sum + kParts<T> - 1) / kParts<T>
+                                      : std::min(strip.depth - sum * kTerms<T>, kTerms<T>);
+      const T* const next = right + Panels<T>::kRightSum;
       for (Index tile = 0; tile < tiles; ++tile) {
         for (Index i = 0; i < ahead; i += kLine<T>) Prefetch(next + tile * ahead + i);
         const TilePlace<T> place =
-            Begin<registers>(strip, panels, tile * kTileRows, sum == 0, sum + 1 >= numSums);
-        SumTile<registers>(left + TileOffset<T>(tile), right, terms, place);
-        if (sum + 1 >= numSums) End<registers>(strip, tile * kTileRows, place);
+            Begin<rows, registers>(strip, panels, tile * rows, sum == 0, sum + 1 >= numSums);
+        SumTile<rows, registers>(left + TileOffset<rows, T>(tile), right, terms, place);
+        if (sum + 1 >= numSums) End<rows, registers>(strip, tile * rows, place);
       }
-      left += panels.Groups(strip.rows) * kTerms<T> * kGroup<T>;
+      left += panels.LeftSum(strip.rows);
       right = next;
       ++sum;
     } while (sum < numSums);
   }
 
-  template <class T>
+  template <Index rows, class T>
   NOLA_INLINE static Index TileOffset(Index tile) {
-    const Index i = tile * kTileRows;
+    const Index i = tile * rows;
     return i / kGroup<T> * kGroup<T> * kTerms<T> + i % kGroup<T>;
   }
 
@@ -198,32 +213,32 @@ class PanelKernels : protected PackKernels {
 
   /// A whole tile starts from where the product does and ends in its result, the sums between and tiles at
   /// the edges are in memory of their own.
-  template <unsigned registers, class T>
+  template <Index rows, unsigned registers, class T>
   NOLA_INLINE static TilePlace<T> Begin(const MatrixProduct<T>& strip, const Panels<T>& panels, Index i,
                                         bool isFirst, bool isLast) {
     constexpr Index kColumns = registers * kWidth<T>;
     T* const kept = panels.totals + i * kWide<T>;
     TilePlace<T> place{kept, kColumns, kept, kColumns};
-    const Index rows = std::min<Index>(kTileRows, strip.rows - i);
-    const bool isWhole = rows == kTileRows && strip.columns == kColumns;
+    const Index height = std::min(rows, strip.rows - i);
+    const bool isWhole = height == rows && strip.columns == kColumns;
     if (isFirst && strip.initial == nullptr) place.from = nullptr;
     if (isFirst && strip.initial != nullptr) {
       const T* const initial = strip.initial + i * strip.initialStride;
       if (isWhole) {
         place.from = initial;
         place.fromStride = strip.initialStride;
-        for (Index r = 0; r < kTileRows; ++r) {
+        for (Index r = 0; r < rows; ++r) {
           Prefetch(initial + r * strip.initialStride);
           Prefetch(initial + r * strip.initialStride + kColumns - 1);
         }
       } else {
-        CopyRows(initial, strip.initialStride, rows, strip.columns, kept, kColumns);
+        CopyRows(initial, strip.initialStride, height, strip.columns, kept, kColumns);
       }
     }
     if (isLast && isWhole) {
       place.to = strip.result + i * strip.resultStride;
       place.toStride = strip.resultStride;
-      for (Index r = 0; r < kTileRows; ++r) {
+      for (Index r = 0; r < rows; ++r) {
         Prefetch(place.to + r * place.toStride);
         Prefetch(place.to + r * place.toStride + kColumns - 1);
       }
@@ -231,11 +246,11 @@ class PanelKernels : protected PackKernels {
     return place;
   }
 
-  template <unsigned registers, class T>
+  template <Index rows, unsigned registers, class T>
   NOLA_INLINE static void End(const MatrixProduct<T>& strip, Index i, const TilePlace<T>& place) {
     T* const result = strip.result + i * strip.resultStride;
     if (place.to == result) return;
-    CopyRows(place.to, place.toStride, std::min<Index>(kTileRows, strip.rows - i), strip.columns, result,
+    CopyRows(place.to, place.toStride, std::min(rows, strip.rows - i), strip.columns, result,
              strip.resultStride);
   }
 
@@ -245,12 +260,12 @@ class PanelKernels : protected PackKernels {
   }
 
   /// The sum of a tile.
-  template <unsigned registers, class T>
+  template <Index rows, unsigned registers, class T>
   NOLA_INLINE static void SumTile(const T* left, const T* right, Index terms, const TilePlace<T>& place) {
     using S = Simd<T>;
-    typename S::Register sums[kTileRows][registers];
+    typename S::Register sums[static_cast<unsigned>(rows)][registers];
     NOLA_UNROLL
-    for (unsigned r = 0; r < kTileRows; ++r) {
+    for (Index r = 0; r < rows; ++r) {
       NOLA_UNROLL
       for (unsigned c = 0; c < registers; ++c) sums[r][c] = S::Fill(T(0));
     }
@@ -259,7 +274,7 @@ class PanelKernels : protected PackKernels {
       NOLA_UNROLL
       for (unsigned c = 0; c < registers; ++c) factors[c] = S::Load(right + c * kWidth<T>);
       NOLA_UNROLL
-      for (unsigned r = 0; r < kTileRows; ++r) {
+      for (Index r = 0; r < rows; ++r) {
         const typename S::Register factor = S::Fill(left[r]);
         NOLA_UNROLL
         for (unsigned c = 0; c < registers; ++c) sums[r][c] = S::MultiplyAdd(factor, factors[c], sums[r][c]);
@@ -268,7 +283,7 @@ class PanelKernels : protected PackKernels {
       right += kWide<T>;
     }
     NOLA_UNROLL
-    for (unsigned r = 0; r < kTileRows; ++r) {
+    for (Index r = 0; r < rows; ++r) {
       NOLA_UNROLL
       for (unsigned c = 0; c < registers; ++c) {
         const Index column = c * kWidth<T>;

@@ -67,14 +67,12 @@ struct Simd {
     Store(lanes, a);
     for (Index i = 0; i < mask; ++i) to[i] = lanes[i];
   }
-  static NOLA_INLINE Mask FirstOfParts(Index count) { return count; }
   static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
     T lanes[kWidth<T>];
     Store(lanes, b);
     Store(lanes, a, mask);
     return Load(lanes);
   }
-  static NOLA_INLINE Register Repeat(const T* a) { return Load(a); }
   static NOLA_INLINE Register Add(Register a, Register b) { return a + b; }
   static NOLA_INLINE Register MultiplyAdd(Register a, Register b, Register c) { return a * b + c; }
 };
@@ -128,7 +126,7 @@ namespace avx2 {
 inline constexpr Index kTileRows = 4;
 inline constexpr Index kTileRegisters = 3;
 inline constexpr Index kDotRows = 4;
-inline constexpr Index kLeftBytes = Index{192} << 10;
+inline constexpr Index kLeftBytes = Index{256} << 10;
 #define NOLA_TARGET __attribute__((target("avx2,fma")))
 /// Makes part i of 16 bytes of the rows 0, n, 2n .. the row n*i, that of 1, n+1, 2n+1 .. the row n*i + 1, ..
 NOLA_INLINE void GatherParts(__m256* rows) {
@@ -172,7 +170,7 @@ namespace avx512 {
 inline constexpr Index kTileRows = 8;
 inline constexpr Index kTileRegisters = 3;
 inline constexpr Index kDotRows = 4;
-inline constexpr Index kLeftBytes = Index{384} << 10;
+inline constexpr Index kLeftBytes = Index{512} << 10;
 #define NOLA_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 NOLA_INLINE void GatherParts(__m512* rows) {
   NOLA_UNROLL

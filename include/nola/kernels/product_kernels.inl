@@ -9,13 +9,20 @@ class ProductKernels : PanelKernels {
 
  public:
   static constexpr Index kStrip = kTileRegisters * kLanes;  ///< columns of a tile, of 32-bit numbers
+  template <class T>
+  static constexpr Index kDepth = kChunk<T>;  ///< a sum over the depth may be cut after so many terms
 
   template <class T>
   NOLA_TARGET static void Multiply(const MatrixProduct<T>& product) {
-    if (product.right.transposed && !product.left.transposed && product.rows <= kDotRows) {
-      DotRows(product);
-    } else if (!product.right.transposed && (product.rows <= kFewRows || product.depth <= 2 * kFewRows ||
-                                             product.columns <= Index{kWidth<T>})) {
+    const bool isDot = product.right.transposed && !product.left.transposed && product.rows <= kDotRows;
+    if (product.reader == nullptr && isDot) {
+      const Index rest = product.depth % kChunk<T>;
+      const Index dots = rest <= kShallow ? product.depth - rest : product.depth;
+      if (dots > 0) DotRows(product.Part(0, dots));
+      if (dots < product.depth || dots == 0) SumFromPanels(product.Part(dots, product.depth));
+    } else if (product.reader == nullptr && !product.right.transposed &&
+               (product.rows <= kFewRows || product.depth <= 2 * kFewRows ||
+                product.columns <= Index{kWidth<T>})) {
       SumWhereItLies(product);
     } else {
       SumFromPanels(product);

@@ -1,16 +1,16 @@
-// Parts of registers and their transposition, for the header of one instruction set to include in its
-// namespace.
+// Squares of registers, and registers of which some lanes are not there, for the header of one instruction
+// set to include in its namespace.
 
 /// Numbers in 16 bytes, the part of a register that ZipLow and ZipHigh keep to.
 template <class T>
 inline constexpr Index kPart = kWidth<T> == 1 ? 1 : Index{16 / sizeof(T)};
 
-/// Transposes `count` registers, parts apart: with GatherParts before it, a square of as many registers as
-/// one has lanes.
-template <class T, Index count>
-NOLA_INLINE void ZipParts(typename Simd<T>::Register* rows) {
+/// Transposes a square of as many registers as one has lanes.
+template <class T>
+NOLA_INLINE void Transpose(typename Simd<T>::Register* rows) {
+  GatherParts(rows);
   NOLA_UNROLL
-  for (Index i = 0; i < count; i += kPart<T>) {
+  for (Index i = 0; i < Index{kWidth<T>}; i += kPart<T>) {
     if constexpr (kPart<T> == 4) {
       const auto a = ZipLow(rows[i], rows[i + 1]);
       const auto b = ZipHigh(rows[i], rows[i + 1]);
