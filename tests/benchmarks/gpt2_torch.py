@@ -138,6 +138,7 @@ def main():
     parser.add_argument("--json", help="file to write the rows to")
     parser.add_argument("--quick", action="store_true", help="one round of few tokens")
     arguments = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = str(arguments.threads)  # torch.set_num_threads does not reach its threads
     try:
         import torch
     except ImportError:

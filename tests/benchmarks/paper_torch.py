@@ -156,6 +156,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=40, help="for each size")
     parser.add_argument("--quick", action="store_true", help="sizes that run in a moment")
     arguments = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = str(arguments.threads)  # torch.set_num_threads does not reach its threads
     try:
         import torch
     except ImportError:
