@@ -127,12 +127,14 @@ struct NF4Decoder {
 template <class Format>
 NOLA_TARGET void DecodeBlocks(const std::byte* levels, const std::byte* scales, Index first, Index count,
                               float* to) {
+  constexpr Index kPrefetched = 4;  // blocks: other rows' may be read first
   const NumberDecoder decode = FactsOf(Format::kFormat).decode;
   Index i = std::min(count, (kDecodedBlock - first % kDecodedBlock) % kDecodedBlock);
   if (i > 0) decode(levels, scales, first, i, to);
   for (; i + kDecodedBlock <= count; i += kDecodedBlock) {
     const Index block = (first + i) / kDecodedBlock;
     const auto own = Format::ScalesOf(scales, block);
+    Format::Prefetch(levels, block + kPrefetched);
     _Pragma("GCC unroll 8") for (Index n = 0; n < 8; ++n) {
       _mm256_storeu_ps(to + i + 8 * n, Format::Eight(levels, own, block, n));
     }

@@ -118,7 +118,7 @@ void Multiply(const MatrixProduct<T>& product, const EncodedMatrix& right, Instr
     }
   }
   constexpr Index kManyRows = 17;
-  if (product.rows >= kManyRows) {
+  if (product.rows >= kManyRows || (product.rows == 1 && !product.right.transposed)) {
     const DecodedRows rows{&right, DecoderOf<float>(right.format, set)};
     const RowReader<T> reader{DecodedRows::Read<T>, &rows};
     MatrixProduct<T> read = product;

@@ -63,13 +63,16 @@ template <class T>
 void Multiply(const MatrixProduct<T>& product, InstructionSet set) {
   if (product.rows == 0 || product.columns == 0) return;
   const ProductKernel<T> kernel = ProductKernelOf<T>(set);
-  constexpr double kOperationsPerNanosecond = 50;
   constexpr Index kBand = 8;
-  const Index strips = (product.columns + kernel.strip - 1) / kernel.strip;
+  constexpr Index kWholeBlocks =
+      192;  // columns of rows that are decoded: whole tiles and whole blocks of levels
+  const Index strip = product.reader == nullptr ? kernel.strip : kWholeBlocks;
+  const Index strips = (product.columns + strip - 1) / strip;
   const Index bands = (product.rows + kBand - 1) / kBand;
-  const double nanoseconds = static_cast<double>(product.rows) * static_cast<double>(product.columns) *
-                             static_cast<double>(product.depth) / kOperationsPerNanosecond;
-  const ProductCuts cuts = CutProduct(bands, kBand, strips, kernel.strip, UsefulThreads(nanoseconds));
+  // Fifty operations a nanosecond, ten numbers of the right matrix.
+  const double nanoseconds = static_cast<double>(product.columns) * static_cast<double>(product.depth) *
+                             (static_cast<double>(product.rows) / 50 + 0.1);
+  const ProductCuts cuts = CutProduct(bands, kBand, strips, strip, UsefulThreads(nanoseconds));
   ParallelFor(cuts.rows * cuts.columns, nanoseconds, [&](Index block) {
     const Index row = block / cuts.columns;
     const Index column = block % cuts.columns;
@@ -77,10 +80,9 @@ void Multiply(const MatrixProduct<T>& product, InstructionSet set) {
       return std::min(units * i / parts * unit, side);
     };
     const Index top = edge(row, cuts.rows, bands, kBand, product.rows);
-    const Index left = edge(column, cuts.columns, strips, kernel.strip, product.columns);
-    kernel.multiply(
-        product.Block(top, left, edge(row + 1, cuts.rows, bands, kBand, product.rows) - top,
-                      edge(column + 1, cuts.columns, strips, kernel.strip, product.columns) - left));
+    const Index left = edge(column, cuts.columns, strips, strip, product.columns);
+    kernel.multiply(product.Block(top, left, edge(row + 1, cuts.rows, bands, kBand, product.rows) - top,
+                                  edge(column + 1, cuts.columns, strips, strip, product.columns) - left));
   });
 }
 

@@ -14,13 +14,15 @@ class ProductKernels : PanelKernels {
 
   template <class T>
   NOLA_TARGET static void Multiply(const MatrixProduct<T>& product) {
-    const bool isDot = product.right.transposed && !product.left.transposed && product.rows <= kDotRows;
-    if (product.reader == nullptr && isDot) {
+    const bool isRead = product.reader != nullptr;
+    if (product.rows == 1 && !product.right.transposed) {
+      SumOneRow(product);
+    } else if (!isRead && product.rows <= kDotRows && product.right.transposed && !product.left.transposed) {
       const Index rest = product.depth % kChunk<T>;
       const Index dots = rest <= kShallow ? product.depth - rest : product.depth;
       if (dots > 0) DotRows(product.Part(0, dots));
       if (dots < product.depth || dots == 0) SumFromPanels(product.Part(dots, product.depth));
-    } else if (product.reader == nullptr && !product.right.transposed &&
+    } else if (!isRead && !product.right.transposed &&
                (product.rows <= kFewRows || product.depth <= 2 * kFewRows ||
                 product.columns <= Index{kWidth<T>})) {
       SumWhereItLies(product);
@@ -30,6 +32,82 @@ class ProductKernels : PanelKernels {
   }
 
  private:
+  /// Reads the right matrix a few rows at a time from end to end, as it lies: most of the time is waiting for
+  /// memory. Sums are kept in memory between.
+  template <class T>
+  NOLA_TARGET static void SumOneRow(const MatrixProduct<T>& product) {
+    constexpr Index kPiece = 256;  // columns of rows that are decoded: they stay in the first-level cache
+    const bool isRead = product.reader != nullptr;
+    const Index sumsSize = (product.columns + kLine<T> - 1) / kLine<T> * kLine<T>;
+    const Index readSize = isRead ? product.RoomToRead(kRows, kPiece) : 0;
+    T* const sums = ThreadScratch<T>(static_cast<std::size_t>(sumsSize + readSize));
+    const Index piece = isRead ? kPiece : std::max<Index>(product.columns, 1);
+    Index k = 0;
+    do {
+      const MatrixProduct<T> part = product.Part(k, std::min(k + kTerms<T>, product.depth));
+      Index row = 0;
+      do {
+        const Index count = std::min(kRows, part.depth - row);
+        for (Index j = 0; j < part.columns; j += piece) {
+          const Index width = std::min(piece, part.columns - j);
+          const MatrixView<T> rows =
+              isRead ? part.Read(row, j, count, width, sums + sumsSize) : part.right.From(row, j);
+          const MatrixProduct<T> block = part.Block(0, j, 1, width);
+          if (count == kRows)
+            AddRows<true>(block, rows, row, count, sums + j);
+          else
+            AddRows<false>(block, rows, row, count, sums + j);
+        }
+        row += kRows;
+      } while (row < part.depth);
+      k += kTerms<T>;
+    } while (k < product.depth);
+  }
+
+  /// Adds the products with some rows to sums, which start from zero before the first rows and go to the
+  /// result after the last.
+  template <bool whole, class T>
+  [[gnu::noinline]] NOLA_TARGET static void AddRows(const MatrixProduct<T>& product,
+                                                    const MatrixView<T>& rows, Index first, Index count,
+                                                    T* sums) {
+    using S = Simd<T>;
+    typename S::Register factors[kRows];
+    for (Index r = 0; r < count; ++r) factors[r] = S::Fill(*product.left.From(0, first + r).data);
+    const bool isFirst = first == 0;
+    const bool isLast = first + count >= product.depth;
+    const Index height = whole ? kRows : count;
+    typename S::Mask mask{};
+    Index j = 0;
+    // A line of each row at a time, which the rows beside it may throw out of the cache then.
+    for (; j + kLine<T> <= product.columns; j += kLine<T>) {
+      NOLA_UNROLL
+      for (Index c = 0; c < kLine<T>; c += kWidth<T>) {
+        AddLanes<false>(product, rows, factors, height, j + c, isFirst, isLast, mask, sums);
+      }
+    }
+    for (; j < product.columns; j += kWidth<T>) {
+      mask = S::First(std::min<Index>(kWidth<T>, product.columns - j));
+      AddLanes<true>(product, rows, factors, height, j, isFirst, isLast, mask, sums);
+    }
+  }
+
+  template <bool masked, class T>
+  NOLA_INLINE static void AddLanes(const MatrixProduct<T>& product, const MatrixView<T>& rows,
+                                   const typename Simd<T>::Register* factors, Index count, Index j,
+                                   bool isFirst, bool isLast, typename Simd<T>::Mask mask, T* sums) {
+    using S = Simd<T>;
+    typename S::Register sum = S::Fill(T(0));
+    if (!isFirst) sum = LoadLanes<masked, T>(sums + j, mask);
+    NOLA_UNROLL
+    for (Index r = 0; r < count; ++r) {
+      sum = S::MultiplyAdd(factors[r], LoadLanes<masked, T>(rows.data + r * rows.stride + j, mask), sum);
+    }
+    if (isLast && product.initial != nullptr) {
+      sum = S::Add(LoadLanes<masked, T>(product.initial + j, mask), sum);
+    }
+    StoreLanes<masked, T>((isLast ? product.result : sums) + j, sum, mask);
+  }
+
   /// Reads the right matrix where it lies: for few rows or a shallow sum.
   template <class T>
   NOLA_TARGET static void SumWhereItLies(const MatrixProduct<T>& product) {
