@@ -22,7 +22,8 @@
 
 namespace {
 
-using namespace basis_study;
+using examples::Data;
+using examples::Task;
 using nola::AdapterConfig;
 using nola::AdapterKind;
 using nola::BasisDistribution;
@@ -88,6 +89,13 @@ std::vector<std::vector<AdapterConfig>> Groups(const Settings& settings) {
   return groups;
 }
 
+/// How many numbers adapters of this kind train.
+Index TrainedNumbers(const Task& task, const AdapterConfig& config) {
+  const auto network = task.network->Clone();
+  examples::ByConfig(config)(network, 0);
+  return network->ParameterCount();
+}
+
 /// Tunes and tests the methods of a group.
 std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& methods,
                        const Settings& settings) {
@@ -95,10 +103,13 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
   std::vector<Row> rows;
   for (std::size_t i = 0; i < methods.size(); ++i) {
     all[i] = i;
-    rows.push_back({.config = methods[i], .numbers = task.countNumbers(methods[i])});
+    rows.push_back({.config = methods[i], .numbers = TrainedNumbers(task, methods[i])});
   }
-  const auto searched = examples::SearchRates(
-      all, settings.search, {}, [&](examples::Run& run) { task.adapt(methods[run.method], false, run); });
+  const auto adapt = [&](examples::Run& run, Data data) {
+    examples::Adapt(task, task.network, examples::ByConfig(methods[run.method]), data, run);
+  };
+  const auto searched = examples::SearchRates(all, settings.search, {},
+                                              [&](examples::Run& run) { adapt(run, Data::heldBack); });
   const auto name = [&](std::size_t method) { return "  " + Name(methods[method]); };
   std::cout << examples::DivergedNote(searched, examples::kSearchNote, name);
   std::vector<examples::Run> runs;
@@ -108,7 +119,7 @@ std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& metho
     runs.insert(runs.end(), own.begin(), own.end());
   }
   examples::ForEachRun(runs, settings.search.workers, "", {},
-                       [&](examples::Run& run) { task.adapt(methods[run.method], true, run); });
+                       [&](examples::Run& run) { adapt(run, Data::test); });
   std::cout << examples::DivergedNote(runs, examples::kFinalNote, name);
   for (const std::size_t i : all) {
     const examples::Summary summary = examples::Summarise(nola::TrialsOf(runs, i));
@@ -284,9 +295,9 @@ class Report {
 };
 
 Task MakeTask(const std::string& name, const Settings& settings) {
-  if (name == "fashion") return FashionTask(settings.fashion);
-  if (name == "detector") return DetectorTask(settings.detector);
-  return TextTask();
+  if (name == "fashion") return examples::FashionTask(settings.fashion, {.images = 5000});
+  if (name == "detector") return examples::DetectorTask(settings.detector);
+  return examples::TextTask();
 }
 
 void Run(const Settings& settings) {
@@ -306,8 +317,8 @@ void Run(const Settings& settings) {
         if (!groupRows.back()) missing.push_back(method);
       }
       if (!missing.empty()) {
-        std::cout << task.name << " (" << task.metric << "; unadapted " << task.unadapted
-                  << "): numbers, rate, test, seconds\n";
+        std::cout << task.name << " (" << task.metric << "; unadapted "
+                  << task.score(task.network, Data::test) << "): numbers, rate, test, seconds\n";
       }
       const std::vector<Row> made = Study(task, missing, settings);
       auto next = made.begin();

@@ -1,0 +1,263 @@
+// What a frozen base in fewer bits costs: the networks of three examples in every format, as they are and
+// with adapters trained on them.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <filesystem>
+#include <iomanip>
+#include <iostream>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "output_files.hpp"
+#include "statistics.hpp"
+#include "tasks.hpp"
+
+namespace {
+
+using examples::Data;
+using examples::Network;
+using examples::Run;
+using examples::Statistics;
+using examples::Task;
+using nola::WeightFormat;
+
+constexpr const char* kTable = "results.csv";
+
+struct Settings {
+  std::filesystem::path output = "results/base_formats";
+  std::filesystem::path fashion = "/usr/share/datasets/fashion-mnist";
+  std::filesystem::path detector = "results/language_detector";
+  std::vector<std::string> tasks = {"fashion", "detector", "text"};
+  std::uint64_t seeds = 5;
+  examples::SearchSettings search = {.rounds = 2, .seeds = 1};
+  bool small = false;
+};
+
+/// A task, and what a reader of the table wants to know in place of its scores.
+struct Measured {
+  Task task;
+  std::string measure;
+  bool isPerplexity;  ///< the lower the better; differences are in percent of it
+
+  double Of(double score) const { return isPerplexity ? std::exp2(-score) : score; }
+  /// How much worse a value is than f32's: in points, of perplexity in percent.
+  double Loss(double value, double f32) const { return isPerplexity ? 100 * (value / f32 - 1) : f32 - value; }
+};
+
+Measured MakeTask(const std::string& name, const Settings& settings) {
+  if (name == "text") {
+    examples::TextSettings text;
+    if (settings.small) text = {.pretrainingSteps = 60, .steps = 10, .mostJudged = 8192};
+    return {examples::TextTask(text), "perplexity a character", true};
+  }
+  if (name == "detector") {
+    language_detector::Recipe recipe;
+    if (settings.small) recipe.epochs = 2;
+    return {examples::DetectorTask(settings.detector, recipe), "balanced accuracy in %", false};
+  }
+  fashion_mnist::Settings images;
+  if (settings.small) images = {.heldBack = 500, .images = 1000, .pretrainingEpochs = 1, .epochs = 1};
+  return {examples::FashionTask(settings.fashion, images), "accuracy in %", false};
+}
+
+/// A network whose frozen weights are in a format, and what became of it.
+struct Row {
+  WeightFormat format = WeightFormat::f32;
+  Network base;
+  double bits = 0;        ///< a weight, scales included
+  std::size_t bytes = 0;  ///< of the weights
+  double frozen = 0;      ///< measure of the base as it is, on what it was pre-trained for
+  double rate = 0;
+  Statistics adapted = {};  ///< measure of the adapted network on the new task, over the seeds
+  Statistics loss = {};     ///< how much worse each seed's is than with the base in f32
+  double seconds = 0;       ///< of processor time for one training
+};
+
+Row Freeze(const Measured& measured, WeightFormat format) {
+  Row row{.format = format, .base = measured.task.network->Clone()};
+  std::size_t before = 0;
+  for (const nola::QuantizedLayer& layer : nola::QuantizeLayers(row.base, {"*"}, format)) {
+    before += layer.bytesBefore;
+    row.bytes += layer.bytesAfter;
+  }
+  row.bits = 8.0 * sizeof(float) * static_cast<double>(row.bytes) / static_cast<double>(before);
+  row.frozen = measured.Of(measured.task.score(row.base, Data::pretraining));
+  return row;
+}
+
+/// Every format, the first of them f32: the same search for a rate, then a training for each seed.
+std::vector<Row> Study(const Measured& measured, const Settings& settings) {
+  const Task& task = measured.task;
+  std::vector<Row> rows;
+  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
+                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+    rows.push_back(Freeze(measured, format));
+  }
+  std::vector<std::size_t> all(rows.size());
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  const auto adapt = [&](Run& run, Data data) {
+    examples::Adapt(task, rows[run.method].base, task.addAdapters, data, run);
+  };
+  const auto name = [&](std::size_t i) { return "  " + std::string(nola::WeightFormatName(rows[i].format)); };
+  const examples::RunsLine progress(std::cerr, isatty(STDERR_FILENO) == 1);
+  const auto searched =
+      examples::SearchRates(all, settings.search, progress, [&](Run& run) { adapt(run, Data::heldBack); });
+  std::cout << examples::DivergedNote(searched, examples::kSearchNote, name);
+  std::vector<Run> runs;
+  for (const std::size_t i : all) {
+    const auto own = examples::FinalRuns(i, searched, settings.seeds);
+    rows[i].rate = own.front().learningRate;
+    runs.insert(runs.end(), own.begin(), own.end());
+  }
+  examples::ForEachRun(runs, settings.search.workers, "final runs", progress,
+                       [&](Run& run) { adapt(run, Data::test); });
+  std::cout << examples::DivergedNote(runs, examples::kFinalNote, name);
+  const std::vector<Run> f32 = nola::TrialsOf(runs, 0);
+  for (const std::size_t i : all) {
+    const std::vector<Run> own = nola::TrialsOf(runs, i);
+    std::vector<double> measures;
+    std::vector<double> losses;
+    for (std::size_t seed = 0; seed < own.size(); ++seed) {
+      measures.push_back(measured.Of(own[seed].score));
+      losses.push_back(measured.Loss(measures.back(), measured.Of(f32[seed].score)));
+    }
+    rows[i].adapted = examples::MeanAndDeviation(measures);
+    rows[i].loss = examples::MeanAndDeviation(losses);
+    rows[i].seconds = examples::Summarise(own).cpuSeconds;
+  }
+  return rows;
+}
+
+void Print(const Measured& measured, const std::vector<Row>& rows) {
+  const char* const unit = measured.isPerplexity ? " %" : "";
+  std::cout
+      << measured.task.name << ", " << measured.measure << "; worse than f32 in "
+      << (measured.isPerplexity ? "%" : "points")
+      << "\n  format  bits     bytes    frozen    worse    rate    adapted              worse           "
+         " seconds\n";
+  for (const Row& row : rows) {
+    const auto number = [](double value, int width, int digits) {
+      std::cout << std::fixed << std::setprecision(digits) << std::setw(width) << value;
+    };
+    std::cout << "  " << std::left << std::setw(6) << nola::WeightFormatName(row.format) << std::right;
+    number(row.bits, 6, 2);
+    std::cout << std::setw(10) << row.bytes;
+    number(row.frozen, 10, 3);
+    number(measured.Loss(row.frozen, rows[0].frozen), 9, 3);
+    number(row.rate, 8, 4);
+    number(row.adapted.mean, 11, 3);
+    std::cout << " +-";
+    number(row.adapted.deviation, 7, 3);
+    number(row.loss.mean, 9, 3);
+    std::cout << unit << " +-";
+    number(row.loss.deviation, 7, 3);
+    number(row.seconds, 9, 2);
+    std::cout << std::endl;
+  }
+}
+
+/// What the formats promise: int8 loses nothing that counts, and adapters make up for 4 bits.
+void PrintBars(const Measured& measured, const std::vector<Row>& rows) {
+  const auto bar = [&](WeightFormat format, const char* what, double loss, double most) {
+    std::cout << "  " << nola::WeightFormatName(format) << ' ' << what << ": " << std::setprecision(3) << loss
+              << (measured.isPerplexity ? " %" : " points") << " worse than f32, at most " << most << ": "
+              << (loss <= most ? "holds" : "MISSED") << '\n';
+  };
+  for (const Row& row : rows) {
+    if (row.format == WeightFormat::int8) {
+      bar(row.format, "frozen", measured.Loss(row.frozen, rows[0].frozen), measured.isPerplexity ? 0.2 : 0.1);
+    }
+    if (nola::FactsOf(row.format).IsQuantized()) bar(row.format, "adapted", row.loss.mean, 0.5);
+  }
+  std::cout << std::flush;
+}
+
+void WriteTable(const std::vector<std::pair<Measured, std::vector<Row>>>& studied, const Settings& settings) {
+  examples::TextFile file;
+  std::ostream& csv = file.Stream();
+  csv << "task,measure,format,bits_a_weight,weight_bytes,frozen,frozen_worse,learning_rate,adapted_mean,"
+         "adapted_deviation,adapted_worse_mean,adapted_worse_deviation,worse_in,seeds,search_rounds,"
+         "search_seeds,seconds\n";
+  for (const auto& [measured, rows] : studied) {
+    for (const Row& row : rows) {
+      csv << measured.task.name << ',' << measured.measure << ',' << nola::WeightFormatName(row.format) << ','
+          << row.bits << ',' << row.bytes << ',' << row.frozen << ','
+          << measured.Loss(row.frozen, rows[0].frozen) << ',' << row.rate << ',' << row.adapted.mean << ','
+          << row.adapted.deviation << ',' << row.loss.mean << ',' << row.loss.deviation << ','
+          << (measured.isPerplexity ? "percent" : "points") << ',' << settings.seeds << ','
+          << settings.search.rounds << ',' << settings.search.seeds << ',' << row.seconds << '\n';
+    }
+  }
+  file.Save(settings.output / kTable);
+}
+
+void RunAll(const Settings& settings) {
+  examples::PrepareOutputs(settings.output, {kTable});
+  std::vector<std::pair<Measured, std::vector<Row>>> studied;
+  for (const std::string& name : settings.tasks) {
+    Measured measured = MakeTask(name, settings);
+    std::vector<Row> rows = Study(measured, settings);
+    Print(measured, rows);
+    if (!settings.small) PrintBars(measured, rows);
+    studied.emplace_back(std::move(measured), std::move(rows));
+    WriteTable(studied, settings);
+  }
+  std::cout << "table " << (settings.output / kTable).string() << "\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Settings settings;
+  settings.search.workers = std::max(1U, std::thread::hardware_concurrency());
+  CLI::App app(
+      "Puts the frozen weights of three networks into every format and measures each network as it is, and "
+      "with NOLA adapters trained on it for a new task: every format with the same search over learning "
+      "rates on held-back data, and the same seeds.\n"
+      "Data: Debian's dataset-fashion-mnist, bible-kjv, bible-kjv-text and jargon-text; "
+      "examples/language_detector/run.sh fetches the rest.");
+  app.add_option("-o,--output", settings.output, "directory for results.csv, made if missing")
+      ->capture_default_str();
+  app.add_option("--fashion", settings.fashion, "directory of the four Fashion-MNIST files")
+      ->capture_default_str();
+  app.add_option("--detector", settings.detector, "where examples/language_detector/run.sh left its files")
+      ->capture_default_str();
+  app.add_option("--tasks", settings.tasks, "which to run")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"fashion", "detector", "text"}))
+      ->capture_default_str();
+  const auto* seeds = app.add_option("--seeds", settings.seeds, "trainings for each format at its best rate")
+                          ->check(CLI::Range(2, 100))
+                          ->capture_default_str();
+  const auto* rounds =
+      app.add_option("--search-rounds", settings.search.rounds,
+                     "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
+          ->check(CLI::Range(1, 10))
+          ->capture_default_str();
+  app.add_option("--search-seeds", settings.search.seeds, "runs for each rate of the search")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  app.add_option("--workers", settings.search.workers, "runs at a time; changes no result")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_flag("--small", settings.small,
+               "a run of seconds that shows that all works: little data, few steps; two seeds and one round, "
+               "where not given otherwise");
+  CLI11_PARSE(app, argc, argv);
+  if (settings.small && seeds->count() == 0) settings.seeds = 2;
+  if (settings.small && rounds->count() == 0) settings.search.rounds = 1;
+  try {
+    RunAll(settings);
+  } catch (const std::exception& error) {
+    std::cerr << "base_formats: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,136 @@
+#include "tasks.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "byte_text.hpp"
+
+namespace examples {
+
+using nola::Index;
+
+void Adapt(const Task& task, const Network& base, const AddAdapters& addAdapters, Data data, Run& run) {
+  const Network adapted = base->Clone();
+  addAdapters(adapted, run.seed);
+  TrainAndScore(
+      run, task.worst, [&] { task.train(adapted, run, data); }, [&] { return task.score(adapted, data); });
+}
+
+AddAdapters ByConfig(nola::AdapterConfig config) {
+  config.clampRank = true;
+  return [config](const Network& network, std::uint64_t seed) {
+    nola::AdapterConfig seeded = config;
+    seeded.seed = 1000 * seed;  // LoRA counts on from it, a layer at a time
+    nola::AdaptLayers<float>(*network, seeded);
+  };
+}
+
+Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Settings& settings) {
+  using namespace fashion_mnist;
+  struct Images {
+    LabelledImages upright;
+    fashion_mnist::Task turned;
+  };
+  Dataset dataset = ReadDataset(data);
+  Parts parts = Split(dataset, settings);
+  examples::Task task{
+      .name = "Fashion-MNIST",
+      .metric = "accuracy in %",
+      .network = std::make_shared<nola::Sequential<float>>(Pretrain(parts.upright, settings, {})),
+      .layers = {"*"},
+      .addAdapters =
+          ByConfig({.targetModules = {"fc1", "fc2"}, .rank = 128, .numBasisA = 384, .numBasisB = 384})};
+  const auto images = std::make_shared<const Images>(Images{std::move(dataset.test), std::move(parts.task)});
+  task.train = [=](const Network& network, const Run& run, Data) {
+    nola::AdamW<float> optimizer(*network);
+    nola::Trainer<float>(*network, optimizer, Recipe(settings, run.learningRate, run.seed))
+        .Run(images->turned.training.pixels, nola::ClassificationLoss<float>(images->turned.training.labels));
+  };
+  task.score = [=](const Network& network, Data judge) {
+    const LabelledImages& judged = judge == Data::heldBack ? images->turned.heldBack
+                                   : judge == Data::test   ? images->turned.test
+                                                           : images->upright;
+    return 100 * nola::EvaluateAccuracy(*network, judged.pixels, judged.labels);
+  };
+  return task;
+}
+
+Task DetectorTask(const std::filesystem::path& directory, const language_detector::Recipe& recipe) {
+  using namespace language_detector;
+  struct Files {
+    Detector shipped;
+    LabelledFiles all, part, heldBack, test;
+
+    /// The classifier with another network of the same shape.
+    Detector With(const Network& network) const {
+      Detector detector = shipped;
+      detector.network = std::dynamic_pointer_cast<nola::Sequential<float>>(network);
+      return detector;
+    }
+  };
+  const auto files = std::make_shared<Files>();
+  try {
+    files->shipped = ReadDetector(directory / "package" / "model");
+    const LabelledFiles training = ReadLabelledFiles(files->shipped, directory / "data" / "training");
+    const auto [part, heldBack] = HoldBack(training, kHeldBackShare);
+    files->all = WithHalves(files->shipped, training);
+    files->part = WithHalves(files->shipped, part);
+    files->heldBack = heldBack;
+    files->test = ReadLabelledFiles(files->shipped, directory / "data" / "test" / "standard_libraries");
+  } catch (const nola::FileError& error) {
+    throw nola::FileError(std::string(error.what()) +
+                          "; examples/language_detector/run.sh fetches all of it");
+  }
+  Task task{.name = "language detector",
+            .metric = "balanced accuracy in %",
+            .network = files->shipped.network,
+            .layers = {"head.deep.*"}};
+  task.addAdapters = [=](const Network& network, std::uint64_t seed) {
+    Detector detector = files->With(network);
+    language_detector::AddAdapters(detector, {.kind = nola::AdapterKind::nola, .size = 32}, seed);
+  };
+  task.train = [=](const Network& network, const Run& run, Data data) {
+    Detector detector = files->With(network);
+    Recipe own = recipe;
+    own.learningRate = run.learningRate;
+    own.seed = run.seed;
+    TrainHead(detector, data == Data::heldBack ? files->part : files->all, own);
+  };
+  task.score = [=](const Network& network, Data data) {
+    const Detector detector = files->With(network);
+    return data == Data::heldBack ? -Loss(detector.Head(), files->heldBack)
+                                  : 100 * BalancedAccuracy(detector.Head(), files->test);
+  };
+  return task;
+}
+
+Task TextTask(const TextSettings& settings) {
+  const auto bible = std::make_shared<const text::Parts>(text::Bytes(text::ReadBible()));
+  const auto jargon = std::make_shared<const text::Parts>(text::Bytes(text::ReadText(text::kJargonFile)));
+  const auto pretrained = std::make_shared<text::Network>(nola::TransformerDecoderOptions{
+      .vocabularySize = 256, .positions = 64, .width = 64, .blocks = 2, .heads = 4});
+  text::Train(
+      *pretrained, bible->training,
+      {.steps = settings.pretrainingSteps, .batchSize = 8, .learningRate = 3e-3, .weightDecay = 0.01});
+  Task task{.name = "byte GPT",
+            .metric = "minus bits per character",
+            .worst = -8,
+            .network = pretrained,
+            .layers = {"blocks.*"},
+            .addAdapters = ByConfig({.targetModules = {"blocks.*"}, .numBasisA = 256, .numBasisB = 256})};
+  task.train = [=](const Network& network, const Run& run, Data) {
+    text::Train(
+        dynamic_cast<text::Network&>(*network), jargon->training,
+        {.steps = settings.steps, .batchSize = 8, .learningRate = run.learningRate, .seed = 1000 + run.seed});
+  };
+  task.score = [=](const Network& network, Data data) {
+    text::Tokens judged = data == Data::heldBack ? jargon->validation
+                          : data == Data::test   ? jargon->test
+                                                 : bible->test;
+    judged.resize(std::min(judged.size(), settings.mostJudged));
+    return -text::BitsPerCharacter(dynamic_cast<const text::Network&>(*network), judged);
+  };
+  return task;
+}
+
+}  // namespace examples

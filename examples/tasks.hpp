@@ -1,0 +1,72 @@
+// Tasks to compare on: each a pre-trained network, data it was not trained for, and a way to adapt it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nola/nola.hpp>
+#include <string>
+#include <vector>
+
+#include "adaptation.hpp"
+#include "experiment.hpp"
+#include "training_runs.hpp"
+
+namespace examples {
+
+using Network = std::shared_ptr<nola::ILayer<float>>;
+
+/// Puts adapters into a network. @param seed  of their bases.
+using AddAdapters = std::function<void(const Network& network, std::uint64_t seed)>;
+
+/// What a score is for.
+enum class Data {
+  heldBack,    ///< of the new task, to choose learning rates by
+  test,        ///< of the new task
+  pretraining  ///< test data of what the network knew before
+};
+
+/// A task. All functions may be called from several threads at a time, each with a network of its own.
+struct Task {
+  std::string name;
+  std::string metric;               ///< what a score is; the higher the better
+  double worst = 0;                 ///< the score of a run that diverged
+  Network network = {};             ///< pre-trained
+  std::vector<std::string> layers;  ///< those that have adapters unless a method names its own
+  AddAdapters addAdapters = {};     ///< the NOLA adapters that the network's own example came to
+  /// Trains what is trainable in a network by the run's rate and seed. @param data  that the score will be
+  /// for.
+  std::function<void(const Network& network, const Run& run, Data data)> train = {};
+  std::function<double(const Network& network, Data data)> score = {};
+};
+
+/// Adapts a copy of a network by the run's rate and seed, which the bases follow, and fills in score and
+/// time.
+void Adapt(const Task& task, const Network& base, const AddAdapters& addAdapters, Data data, Run& run);
+
+/// Adapters by a configuration, whose seed is left out; a layer too narrow for the rank gets the most it can
+/// have.
+AddAdapters ByConfig(nola::AdapterConfig config);
+
+/// The 784-512-512-10 network that knows Fashion-MNIST upright, adapted to the images turned by 90 degrees.
+/// @throws nola::FileError if the data is missing.
+Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Settings& settings);
+
+/// The language classifier, adapted to headers as examples/language_detector/run.sh leaves them in a
+/// directory: package, data/training and data/test/standard_libraries, which are the test of what it knew
+/// before as well. @throws nola::FileError if they are missing.
+Task DetectorTask(const std::filesystem::path& directory, const language_detector::Recipe& recipe = {});
+
+struct TextSettings {
+  nola::Index pretrainingSteps = 3000;  ///< of 8 windows of 64 bytes
+  nola::Index steps = 150;              ///< of an adaptation
+  std::size_t mostJudged = 1 << 20;     ///< bytes of a text that a score reads at most
+};
+
+/// A byte-level GPT that knows the King James Bible, adapted to the Jargon File: 2 blocks of width 64.
+/// @throws nola::FileError if a text is missing.
+Task TextTask(const TextSettings& settings = {});
+
+}  // namespace examples
