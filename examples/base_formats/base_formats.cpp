@@ -106,7 +106,7 @@ std::vector<Row> Study(const Measured& measured, const Settings& settings) {
     examples::Adapt(task, rows[run.method].base, task.addAdapters, data, run);
   };
   const auto name = [&](std::size_t i) { return "  " + std::string(nola::WeightFormatName(rows[i].format)); };
-  const examples::RunsLine progress(std::cerr, isatty(STDERR_FILENO) == 1);
+  const examples::Progress progress = examples::RunsLine(std::cerr, isatty(STDERR_FILENO) == 1);
   const auto searched =
       examples::SearchRates(all, settings.search, progress, [&](Run& run) { adapt(run, Data::heldBack); });
   std::cout << examples::DivergedNote(searched, examples::kSearchNote, name);
