@@ -2,6 +2,8 @@
 // products that its frozen weights need, by our kernels and by OpenBLAS. Weights are random.
 //   --threads N    of both libraries; 1
 //   --profile 1    where a step's time goes
+//   --formats 1    instead, frozen weights in every format: a step beside f32's, a token beside the time in
+//                  which the machine reads the weights, memory
 //   --serve 1      answers "lora", "nola" or "infer" on standard input with the seconds that it took
 #include "counting_allocator.hpp"
 
@@ -9,16 +11,25 @@
 #include <omp.h>
 #endif
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <span>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "measure.hpp"
 #include "nola/adapters/adapt_layers.hpp"
+#include "nola/adapters/quantize_layers.hpp"
+#include "nola/kernels/parallel.hpp"
 #include "nola/training/optimizer.hpp"
 #include "nola/training/text_windows.hpp"
 #include "nola/training/update.hpp"
@@ -264,6 +275,129 @@ void Generate(const Decoder& base, Index count, int threads, Report& report) {
              {{"tokens_per_second", 1 / race.Seconds("next token")}});
 }
 
+/// Reads from four places at a time, which keeps more of the memory busy than one. Up to 31 bytes are left.
+void ReadPiece(std::span<const std::byte> bytes) {
+  constexpr std::size_t kPlaces = 4;
+  std::array<std::uint64_t, kPlaces> words{};
+  constexpr std::size_t kWord = sizeof words[0];
+  const std::size_t size = bytes.size() / kPlaces / kWord * kWord;
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < size; i += kWord) {
+    for (std::size_t place = 0; place < kPlaces; ++place) {
+      std::memcpy(&words[place], bytes.data() + place * size + i, kWord);
+    }
+    sum += (words[0] + words[1]) + (words[2] + words[3]);
+  }
+  benchmarks::Use(&sum);
+}
+
+/// The network with all of its weights in a format, and what a token reads of them: all but the positions.
+struct Frozen {
+  Frozen(const Decoder& base, nola::WeightFormat format)
+      : name(nola::WeightFormatName(format)), cache(base.MakeCache()) {
+    bytesAtRest = static_cast<double>(test::BytesKeptBy([&] {
+      network = std::dynamic_pointer_cast<Decoder>(base.CloneSharingFrozen());
+      nola::QuantizeLayers(network, {"*"}, format);
+    }));
+    nola::VisitLayers<float>(*network, [&](const std::string& path, const auto& layer) {
+      if (path == "position_embedding") return true;
+      for (const nola::StoredWeight& stored : layer->OwnStoredWeights()) {
+        const nola::EncodedMatrix& matrix = stored.weight->Matrix();
+        const auto size = [&](Index stride) { return static_cast<std::size_t>(matrix.rows * stride); };
+        weights.emplace_back(matrix.levels, size(matrix.levelStride));
+        if (matrix.scales != nullptr) weights.emplace_back(matrix.scales, size(matrix.scaleStride));
+      }
+      return true;
+    });
+  }
+
+  double WeightBytes() const {
+    return std::accumulate(weights.begin(), weights.end(), 0.0, [](double sum, const auto& bytes) {
+      return sum + static_cast<double>(bytes.size());
+    });
+  }
+
+  /// As little as a token can take: no more is done with the bytes than reading needs.
+  void Read() const {
+    constexpr std::size_t kPiece = 1 << 18;
+    for (const std::span<const std::byte> bytes : weights) {
+      const std::size_t pieces = (bytes.size() + kPiece - 1) / kPiece;
+      const auto read = [&](Index piece) {
+        const std::size_t first = static_cast<std::size_t>(piece) * kPiece;
+        ReadPiece(bytes.subspan(first, std::min(kPiece, bytes.size() - first)));
+      };
+      nola::detail::ParallelFor(static_cast<Index>(pieces), 0.1 * static_cast<double>(bytes.size()), read);
+    }
+  }
+
+  void NextToken(Index after) {
+    cache.SetLength(after);
+    network->InferNext(Tensor<float>::Constant(1, 1, 1), cache, logits);
+  }
+
+  std::string name;
+  std::shared_ptr<Decoder> network;
+  nola::KeyValueCache<float> cache;
+  Tensor<float> logits;
+  double bytesAtRest = 0;
+  std::vector<std::span<const std::byte>> weights;
+};
+
+/// The heap's growth in a first step, by a thread that has no scratch from steps before.
+double PeakBytesOfFirstStep(Training& training, [[maybe_unused]] int threads) {
+  std::int64_t bytes = 0;
+  std::thread([&] {
+#ifdef _OPENMP
+    omp_set_num_threads(threads);
+#endif
+    bytes = test::PeakBytesOf([&] { training.Step(); });
+  }).join();
+  return static_cast<double>(bytes);
+}
+
+/// Training, generation and memory with the weights in every format.
+void CompareFormats(const Decoder& base, const Shape& shape, Index generated, int threads, double seconds,
+                    Report& report) {
+  using nola::WeightFormat;
+  std::vector<std::unique_ptr<Frozen>> frozen;
+  std::vector<std::unique_ptr<Training>> trainings;
+  std::vector<double> peaks;
+  Race tokens;
+  Race steps;
+  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
+                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+    Frozen& each = *frozen.emplace_back(std::make_unique<Frozen>(base, format));
+    Training& training =
+        *trainings.emplace_back(std::make_unique<Training>(*each.network, nola::AdapterKind::nola, shape));
+    peaks.push_back(PeakBytesOfFirstStep(training, threads));
+    steps.Add(each.name, [&] { training.Step(); });
+    each.network->InferNext(Tensor<float>::Constant(generated, 1, 1), each.cache, each.logits);
+    tokens.Add(each.name, [&, generated] { each.NextToken(generated); });
+    tokens.Add("read " + each.name, [&] { each.Read(); });
+  }
+  tokens.Run(seconds);
+  steps.Run(seconds);
+  const std::string group = Group(shape, threads) + ", by format";
+  for (std::size_t i = 0; i < frozen.size(); ++i) {
+    const std::string& name = frozen[i]->name;
+    const double bytes = frozen[i]->WeightBytes();
+    Report::Numbers numbers{{"tokens_per_second", 1 / tokens.Seconds(name)},
+                            {"reading_over_token", tokens.Ratio("read " + name, name)},
+                            {"read_bytes_per_second", bytes / tokens.Seconds("read " + name)},
+                            {"token_over_f32", tokens.Ratio(name, "f32")},
+                            {"step_seconds", steps.Seconds(name)},
+                            {"step_over_f32", steps.Ratio(name, "f32")}};
+    if (test::kCountsAllocations) {
+      numbers.emplace_back("rest_bytes", frozen[i]->bytesAtRest);
+      numbers.emplace_back("step_bytes", peaks[i]);
+    }
+    report.Add(group, name, numbers);
+  }
+  for (const char* const name : {"int8", "int4"}) {
+    report.AddBar(group, std::string("step, ") + name + " / f32", steps.Ratio(name, "f32"), true, 1.15);
+  }
+}
+
 /// Adds to where the time of steps goes.
 void Profile(const Decoder& base, const Shape& shape, Report& report) {
   Training training(base, nola::AdapterKind::lora, shape);
@@ -330,9 +464,16 @@ int main(int argumentCount, char** argumentValues) {
       return 0;
     }
     Report report;
+    const double seconds = arguments.Quick() ? 0 : std::stod(arguments.Get("seconds", "20"));
+    const Index generated = arguments.Quick() ? 4 : 64;
+    const bool byFormat = !arguments.Get("formats").empty();
+    if (byFormat || arguments.Quick()) {
+      CompareFormats(*base, shape.sequences == 0 ? Shape{1, 256} : shape, generated, threads, seconds,
+                     report);
+    }
     if (!arguments.Get("profile").empty()) {
       Profile(*base, shape, report);
-    } else {
+    } else if (!byFormat) {
       // OpenMP's threads would go on spinning while OpenBLAS's want the cores.
       const char* const wait = std::getenv("OMP_WAIT_POLICY");
       if (wait == nullptr && threads > 1) std::cout << "set OMP_WAIT_POLICY=passive, or OpenBLAS is slowed\n";
@@ -341,11 +482,10 @@ int main(int argumentCount, char** argumentValues) {
 #else
       std::cout << "built without OpenBLAS: CMake found none (Debian: apt install libopenblas-pthread-dev)\n";
 #endif
-      const double seconds = arguments.Quick() ? 0 : std::stod(arguments.Get("seconds", "20"));
       std::vector<Shape> shapes{shape};
       if (shape.sequences == 0) shapes = {{2, 256}, {8, 64}};
       for (const Shape& each : shapes) Compare(*base, each, threads, seconds, report);
-      Generate(*base, arguments.Quick() ? 4 : 64, threads, report);
+      Generate(*base, generated, threads, report);
     }
     report.Write(arguments.Get("json"));
   } catch (const std::exception& error) {

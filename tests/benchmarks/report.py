@@ -134,6 +134,12 @@ def main():
     table(["GPT-2 124M", "peak memory of a step above the weights"],
           [[row["group"].removeprefix("GPT-2, "), f"{row['peak_bytes'] / 1e6:.0f} MB"] for row in rows
            if "peak_bytes" in row])
+    table(["GPT-2 124M by format", "weights at rest", "tokens a second", "reading the weights, of a token's time",
+           "read a second", "token / f32's", "step / f32's", "memory of a step"],
+          [[f"{row['name']}, {row['group'].removeprefix('GPT-2, ').removesuffix(', by format')}",
+            f"{row['rest_bytes'] / 1e6:.0f} MB", f"{row['tokens_per_second']:.1f}", f"{row['reading_over_token']:.2f}",
+            f"{row['read_bytes_per_second'] / 1e9:.1f} GB", f"{row['token_over_f32']:.2f}", f"{row['step_over_f32']:.2f}",
+            f"{row['step_bytes'] / 1e6:.0f} MB"] for row in rows if "rest_bytes" in row])
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps({"machine": facts, "rows": rows}, indent=1), encoding="utf-8")
 

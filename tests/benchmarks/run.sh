@@ -56,12 +56,14 @@ run memory "$programs/memory_benchmark"
 run llama70b "$programs/llama70b_benchmark"
 run product "$programs/product_benchmark"
 run gpt2 "$programs/gpt2_benchmark"
+run gpt2-formats "$programs/gpt2_benchmark" --formats 1
 run gpt2-torch "$python" tests/benchmarks/gpt2_torch.py "$programs/gpt2_benchmark"
 run torch "$python" tests/benchmarks/paper_torch.py "$programs/step_benchmark"
 if [ -x "$programs/step_benchmark_openmp" ] && [ "$cores" -gt 1 ]; then
   OMP_NUM_THREADS=2 run torch-2 "$python" tests/benchmarks/paper_torch.py "$programs/step_benchmark_openmp" --threads 2
   run product-2 "$programs/product_benchmark" --threads 2
   run gpt2-2 "$programs/gpt2_benchmark" --threads 2
+  run gpt2-formats-2 "$programs/gpt2_benchmark" --formats 1 --threads 2
   run gpt2-torch-2 "$python" tests/benchmarks/gpt2_torch.py "$programs/gpt2_benchmark" --threads 2
 fi
 "$python" tests/benchmarks/report.py "$results" --compiler "${CXX:-g++}" --json "$results/all.json"
