@@ -13,7 +13,7 @@ set(order core random storage kernels graph layers "adapters|transformers" "trai
 set(order_of_layers contract here)
 set(order_of_io file safetensors adapters here peft)
 set(thirdParty "^(Eigen/[A-Za-z]+|unsupported/Eigen/.*)$")
-set(systemHeader "^([a-z_0-9]+|omp\\.h|immintrin\\.h|arm_neon\\.h|fcntl\\.h|locale\\.h|unistd\\.h|sys/[a-z]+\\.h)$")
+set(systemHeader "^([a-z_0-9]+|omp\\.h|[a-z0-9]+intrin\\.h|arm_neon\\.h|fcntl\\.h|locale\\.h|unistd\\.h|sys/[a-z]+\\.h)$")
 
 # The place of a name in an order, -1 if it has none.
 function(place_of folder sequence result)

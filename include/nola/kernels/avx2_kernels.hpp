@@ -1,13 +1,12 @@
 // The basis kernels for AVX2 and FMA: eight 32-bit lanes to a register.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstddef>
 #include <cstdint>
 
 #include "nola/kernels/kernel_types.hpp"
 #include "nola/kernels/portable_kernels.hpp"
+#include "nola/kernels/x86_intrinsics.hpp"
 #include "nola/random/philox.hpp"
 
 #define NOLA_TARGET __attribute__((target("avx2,fma")))

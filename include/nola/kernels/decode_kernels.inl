@@ -9,7 +9,7 @@
 #include "nola/storage/weight_format.hpp"
 
 #ifdef __x86_64__
-#include <immintrin.h>
+#include "nola/kernels/x86_intrinsics.hpp"
 #endif
 
 namespace nola::detail {
