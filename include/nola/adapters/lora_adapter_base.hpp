@@ -207,11 +207,10 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     }
     const ValueId base = BaseLayer()->AddToGraph(graph, input);
     const ValueId a = graph.Made(
-        "factor_a", this->InputSize(), rank_, [this](Tensor<T>& numbers) { numbers = Scaling() * FactorA(); },
-        true);
+        "factor_a", this->InputSize(), rank_,
+        [this](Tensor<T>& numbers) { (numbers = GetMatrixA()) *= Scaling(); }, true);
     const ValueId b = graph.Made(
-        "factor_b", rank_, this->OutputSize(),
-        [this](Tensor<T>& numbers) { numbers = FactorB().transpose(); }, true);
+        "factor_b", rank_, this->OutputSize(), [this](Tensor<T>& numbers) { numbers = GetMatrixB(); }, true);
     return graph.Add(base, graph.MatMul(graph.MatMul(input, a), b));
   }
 
@@ -250,31 +249,33 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
  private:
   using Pool = detail::ScratchPool<Tensor<T>>;
 
-  /// output = base + scaling * (x A) B. A stateless base adds its product to the update, which takes the
-  /// place of clearing the output; any other has written its output already.
+  /// output = base + scaling * (x A) B. A stateless base is added to the update, any other is there before.
   void AddUpdate(const TensorRef<T>& input, Tensor<T>& projected, Tensor<T>& output) const {
-    constexpr Index kCached = Index{1 << 19} / Index{sizeof(T)};
     const Index rows = input.rows();
-    const Index most = std::clamp<Index>(kCached / std::max(this->InputSize(), this->OutputSize()), 1, 256);
+    const Index in = input.cols();
+    const Index out = this->OutputSize();
+    const Index most = std::clamp<Index>((1 << 19) / Index{sizeof(T)} / std::max(in, out), 1, 256);
     const Index blocks = (rows + most - 1) / most;
-    const double operations = static_cast<double>(rows) * static_cast<double>(rank_) *
-                              static_cast<double>(this->InputSize() + this->OutputSize());
+    const double operations = static_cast<double>(rows * rank_) * static_cast<double>(in + out);
     const ILinearLayer<T>* const statelessBase = StatelessBase();
     projected.resize(rows, rank_);
-    if (statelessBase != nullptr) output.resize(rows, this->OutputSize());
-    detail::ParallelFor(blocks, operations / 50, [&](Index i) {
+    if (statelessBase != nullptr) output.resize(rows, out);
+    // As wholes that are cut into rows: of blocks of Eigen's each would be a type of its own to compile.
+    using Product = detail::MatrixProduct<T>;
+    const auto a = detail::ViewMatrix(FactorA());
+    const auto b = detail::ViewMatrix(FactorB().transpose());
+    const Product down{rows, rank_, in, detail::ViewMatrix(input), a, nullptr, 0, projected.data(), rank_};
+    Product up{rows, out, rank_, detail::ViewMatrix(projected), b, output.data(), out, output.data(), out};
+    if (statelessBase != nullptr) {
+      up.initial = statelessBase->BiasRow();
+      up.initialStride = 0;
+    }
+    detail::ParallelFor(blocks, operations / 50, [&, scaling = Scaling()](Index i) {
       const Index first = rows * i / blocks;
       const Index count = rows * (i + 1) / blocks - first;
-      const auto part = input.middleRows(first, count);
-      Eigen::Map<Tensor<T>> projectedPart(projected.data() + first * rank_, count, rank_);
-      auto outputPart = output.middleRows(first, count);
-      detail::SetProduct(part, FactorA(), projectedPart);
-      projectedPart *= Scaling();
-      if (statelessBase == nullptr) {
-        detail::AddProduct(projectedPart, FactorB().transpose(), outputPart);
-      } else {
-        detail::SetProduct(projectedPart, FactorB().transpose(), outputPart, statelessBase->BiasRow());
-      }
+      detail::Multiply(down.Block(first, 0, count, rank_));
+      detail::Numbers<T>(projected.data() + first * rank_, count * rank_) *= scaling;
+      detail::Multiply(up.Block(first, 0, count, out));
     });
     if (statelessBase != nullptr) statelessBase->AddProduct(input, output);
   }

@@ -1,7 +1,6 @@
 // Reusable scratch memory for const functions that run on many threads at once.
 #pragma once
 
-#include <memory>
 #include <mutex>
 #include <utility>
 
@@ -24,7 +23,7 @@ class ScratchPool {
   class Lease {
    public:
     explicit Lease(ScratchPool& pool) : pool_(pool), taken_(pool.Take()) {}
-    ~Lease() { pool_.Return(std::move(taken_)); }
+    ~Lease() { pool_.Return(taken_); }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     Scratch& operator*() const { return taken_->scratch; }
@@ -32,36 +31,34 @@ class ScratchPool {
 
    private:
     ScratchPool& pool_;
-    std::unique_ptr<Link> taken_;
+    Link* taken_;
   };
 
-  void Clear() {
+  // Not for every caller to compile into itself.
+  [[gnu::noinline]] void Clear() {
     const std::lock_guard lock(mutex_);
-    while (free_) free_ = std::move(free_->next);
+    while (free_ != nullptr) delete std::exchange(free_, free_->next);
   }
 
  private:
   struct Link {
     Scratch scratch;
-    std::unique_ptr<Link> next;
+    Link* next = nullptr;
   };
 
-  std::unique_ptr<Link> Take() {
+  [[gnu::noinline]] Link* Take() {
     const std::lock_guard lock(mutex_);
-    if (!free_) return std::make_unique<Link>();
-    std::unique_ptr<Link> taken = std::move(free_);
-    free_ = std::move(taken->next);
-    return taken;
+    if (free_ == nullptr) return new Link();
+    return std::exchange(free_, free_->next);
   }
 
-  void Return(std::unique_ptr<Link> taken) noexcept {
+  [[gnu::noinline]] void Return(Link* taken) noexcept {
     const std::lock_guard lock(mutex_);
-    taken->next = std::move(free_);
-    free_ = std::move(taken);
+    taken->next = std::exchange(free_, taken);
   }
 
   std::mutex mutex_;
-  std::unique_ptr<Link> free_;
+  Link* free_ = nullptr;
 };
 
 }  // namespace nola::detail

@@ -38,6 +38,25 @@ auto* RowOf(Matrix& matrix, Index row) {
   return matrix.data() + row * matrix.outerStride();
 }
 
+/// Rows in memory. A TensorRef of any other type of matrix would be compiled once more.
+template <std::floating_point T>
+using RowsMap = Eigen::Map<Tensor<T>, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+template <std::floating_point T>
+RowsMap<T> MapRows(T* data, Index rows, Index columns, Index stride) {
+  return {data, rows, columns, Eigen::OuterStride<>(stride)};
+}
+
+/// The numbers of a matrix as they lie. What is computed number by number by them has one type whatever shape
+/// the matrix has, and is compiled once.
+template <std::floating_point T>
+using Numbers = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+
+template <class Matrix>
+Numbers<typename Matrix::Scalar> NumbersOf(Matrix& matrix) {
+  return {matrix.data(), matrix.size()};
+}
+
 }  // namespace detail
 
 }  // namespace nola

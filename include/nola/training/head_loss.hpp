@@ -75,25 +75,24 @@ class HeadLoss {
     T others = T(0);  // sum of exp(logit - largest) over all but the label
     T labelLogit = T(0);
   };
-  using Numbers = Eigen::Map<Eigen::Array<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
-  using Block = Eigen::Map<Tensor<T>, Eigen::Unaligned, Eigen::OuterStride<>>;
+  using Logits = Eigen::Map<Eigen::Array<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
 
   T SumOfRows(const ILinearLayer<T>& head, Index classes, const TensorRef<T>& hidden, T share,
               Tensor<T>* gradient) {
     const Index count = std::ssize(rows_);
     const Index width = hidden.cols();
-    Eigen::Map<Tensor<T>> inputs(inputs_, count, width);
+    const RowsMap<T> inputs = MapRows(inputs_, count, width, width);
     for (Index i = 0; i < count; ++i) {
-      std::copy_n(RowOf(hidden, rows_[static_cast<std::size_t>(i)].place), width, RowOf(inputs, i));
+      std::copy_n(RowOf(hidden, rows_[static_cast<std::size_t>(i)].place), width, inputs_ + i * width);
     }
-    Eigen::Map<Tensor<T>> sums(sums_, count, width);
-    if (gradient != nullptr) sums.setZero();
+    RowsMap<T> sums = MapRows(sums_, count, width, width);
+    if (gradient != nullptr) std::fill_n(sums_, count * width, T(0));
     for (Index first = 0; first < classes; first += kColumns) {
-      Block block(logits_, count, std::min(kColumns, classes - first), Eigen::OuterStride<>(kStride));
+      RowsMap<T> block = MapRows(logits_, count, std::min(kColumns, classes - first), kStride);
       head.ComputeColumns(inputs, first, block);
       ForEachRow(count, block.cols(), kNanosecondsOfALogit, [&](Index i) {
         TakeBlock(rows_[static_cast<std::size_t>(i)], first, {logits_ + i * kStride, block.cols()},
-                  {RowOf(sums, i), gradient != nullptr ? width : 0});
+                  {sums_ + i * width, gradient != nullptr ? static_cast<std::size_t>(width) : 0});
       });
       if (gradient != nullptr) head.AddColumnsInputGradient(block, first, sums);
     }
@@ -101,12 +100,14 @@ class HeadLoss {
       ForEachRow(count, width, kNanosecondsOfALogit, [&](Index i) {
         const Row& row = rows_[static_cast<std::size_t>(i)];
         const T total = row.others + std::exp(row.labelLogit - row.largest);
-        auto sum = sums.middleRows(i, 1);
-        sum *= share / total;
+        T* const sum = sums_ + i * width;
+        const T scale = share / total;
+        for (Index k = 0; k < width; ++k) sum[k] *= scale;
         // The label's own term, softmax - 1, from the others: by itself it would cancel.
-        const T ofLabel = -share * (row.others / total);
-        head.AddColumnsInputGradient(Eigen::Map<const Tensor<T>>(&ofLabel, 1, 1), row.label, sum);
-        std::copy_n(sum.data(), width, RowOf(*gradient, row.place));
+        T ofLabel = -share * (row.others / total);
+        RowsMap<T> ofRow = MapRows(sum, 1, width, width);
+        head.AddColumnsInputGradient(MapRows(&ofLabel, 1, 1, 1), row.label, ofRow);
+        std::copy_n(sum, width, RowOf(*gradient, row.place));
       });
     }
     T loss = T(0);
@@ -119,8 +120,7 @@ class HeadLoss {
 
   /// Makes exp(logit - largest) of a block of a row's logits, zero at the label.
   /// @param sums  the row's gradient so far, scaled to the new largest.
-  static void TakeBlock(Row& row, Index first, Numbers logits,
-                        Eigen::Map<Eigen::Array<T, 1, Eigen::Dynamic>> sums) {
+  static void TakeBlock(Row& row, Index first, Logits logits, std::span<T> sums) {
     const Index label = row.label - first;
     const bool hasLabel = label >= 0 && label < logits.size();
     if (hasLabel) row.labelLogit = logits[label];
@@ -129,10 +129,10 @@ class HeadLoss {
       const T scale = std::exp(row.largest - largest);
       row.largest = largest;
       row.others *= scale;
-      sums *= scale;
+      for (T& sum : sums) sum *= scale;
     }
     if (row.largest == -std::numeric_limits<T>::infinity()) {
-      logits.setZero();
+      std::fill_n(logits.data(), logits.size(), T(0));
       return;
     }
     logits = (logits - row.largest).exp();

@@ -171,10 +171,12 @@ std::vector<Trial> SearchLearningRates(const std::vector<std::size_t>& methods,
 
 /// The same for one training: its best rate.
 /// @param train  of (rate, seed): the score on held-back data, the higher the better.
-inline double SearchLearningRate(const LearningRateSearch& search,
-                                 const std::function<double(double rate, std::uint64_t seed)>& train) {
-  return BestLearningRate(SearchLearningRates(
-      {0}, search, [&](LearningRateTrial& trial) { trial.score = train(trial.learningRate, trial.seed); }));
+/// @tparam Trial  as above: so that only whoever calls it compiles a search.
+template <LearningRateRun Trial = LearningRateTrial>
+double SearchLearningRate(const LearningRateSearch& search,
+                          const std::function<double(double rate, std::uint64_t seed)>& train) {
+  return BestLearningRate(SearchLearningRates<Trial>(
+      {0}, search, [&](Trial& trial) { trial.score = train(trial.learningRate, trial.seed); }));
 }
 
 }  // namespace nola

@@ -93,7 +93,12 @@ T SumOfSquaredErrors(const TensorRef<T>& prediction, const TensorRef<T>& target,
     throw ShapeError(Message({"MeanSquaredError: prediction [", prediction.rows(), " x ", prediction.cols(),
                               "], target [", target.rows(), " x ", target.cols(), "]"}));
   }
-  gradient = prediction - target;
+  gradient.resize(target.rows(), target.cols());
+  for (Index row = 0; row < target.rows(); ++row) {
+    const T* const from = RowOf(target, row);
+    std::transform(from, from + target.cols(), RowOf(prediction, row), RowOf(gradient, row),
+                   [](T wanted, T predicted) { return predicted - wanted; });
+  }
   const T sum = gradient.squaredNorm();
   if (prediction.size() > 0) gradient *= T(2) / static_cast<T>(prediction.size());
   return sum;

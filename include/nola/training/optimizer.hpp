@@ -97,13 +97,10 @@ class AdamW final : public Optimizer<T> {
  protected:
   void Update(std::size_t index, T learningRate) override {
     Parameter<T>& parameter = this->At(index);
-    // All of one type, and so are the expressions of them.
-    using Numbers = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
-    const Index size = parameter.value.size();
-    Numbers value(parameter.value.data(), size);
-    const Numbers gradient(parameter.gradient.data(), size);
-    Numbers first(this->Moment(0, index).data(), size);
-    Numbers second(this->Moment(1, index).data(), size);
+    detail::Numbers<T> value = detail::NumbersOf(parameter.value);
+    const detail::Numbers<T> gradient = detail::NumbersOf(parameter.gradient);
+    detail::Numbers<T> first = detail::NumbersOf(this->Moment(0, index));
+    detail::Numbers<T> second = detail::NumbersOf(this->Moment(1, index));
     const T beta1 = static_cast<T>(options_.beta1);
     const T beta2 = static_cast<T>(options_.beta2);
     const double step = static_cast<double>(this->StepCount());

@@ -212,8 +212,8 @@ class Trainer {
       const auto end = first + std::min<std::ptrdiff_t>(options_.microBatchSize, sequences.end() - first);
       part_.sequences.assign(std::exchange(first, end), end);
       const Index rows = part_.RowCount();
-      AddPart(source, firstRow,
-              Eigen::Map<const Tensor<T>>(batch_.inputs.data() + firstRow * width, rows, width), part_);
+      AddPart(source, firstRow, detail::MapRows(batch_.inputs.data() + firstRow * width, rows, width, width),
+              part_);
       firstRow += rows;
     }
   }

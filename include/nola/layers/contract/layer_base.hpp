@@ -111,6 +111,14 @@ class LayerBase : public virtual ILayer<T> {
     // Eigen would offset the null pointer of an empty batch.
     if (IsTrainable(index) && rows.rows() > 0) Gradient(index) += rows.colwise().sum();
   }
+  void AddRowsToGradient(std::size_t index, const TensorRef<T>& rows) {
+    if (!IsTrainable(index) || rows.rows() == 0) return;
+    T* const sum = Gradient(index).data();
+    for (Index i = 0; i < rows.rows(); ++i) {
+      const T* const row = detail::RowOf(rows, i);
+      for (Index j = 0; j < rows.cols(); ++j) sum[j] += row[j];
+    }
+  }
   /// Whether it trains: in Forward and Backward, as it was when Forward began.
   bool IsTrainable(std::size_t index) const {
     return this->HasForward() ? used_[index].trainedAtForward : used_[index].slot->trainable;

@@ -203,7 +203,7 @@ void LayerBase<T>::UpdateParameters(T learningRate) {
   if (!HasFiniteGradients()) throw StateError(this->LayerType() + ": a gradient contains NaN or infinity");
   detail::VisitSlots<T>(*this, [&](ParameterSlot<T>& slot) {
     if (!slot.trainable || slot.gradient.size() == 0) return;
-    slot.value.noalias() -= learningRate * slot.gradient;
+    detail::NumbersOf(slot.value) -= learningRate * detail::NumbersOf(slot.gradient);
     slot.Changed();
   });
   this->ParametersChanged();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -60,7 +61,9 @@ namespace detail {
 /// Whether no entry is NaN or infinite. One vectorised pass unless the sum of squares overflows.
 template <std::floating_point T>
 bool IsFinite(const Tensor<T>& values) {
-  return std::isfinite(values.squaredNorm()) || TensorRef<T>(values).allFinite();
+  if (std::isfinite(values.squaredNorm())) return true;
+  return std::all_of(values.data(), values.data() + values.size(),
+                     [](T value) { return std::isfinite(value); });
 }
 
 }  // namespace detail
