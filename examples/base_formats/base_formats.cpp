@@ -67,9 +67,21 @@ Measured MakeTask(const std::string& name, const Settings& settings) {
   return {examples::FashionTask(settings.fashion, images), "accuracy in %", false};
 }
 
-/// A network whose frozen weights are in a format, and what became of it.
+/// The formats of a network's frozen weights.
+struct Formats {
+  WeightFormat layers = WeightFormat::f32;
+  WeightFormat embeddings = layers;  ///< of which one may be the head
+
+  std::string Name() const {
+    const std::string name(nola::WeightFormatName(layers));
+    return embeddings == layers ? name
+                                : nola::Message({name, ", embeddings ", nola::WeightFormatName(embeddings)});
+  }
+};
+
+/// A network with frozen weights, and what became of it.
 struct Row {
-  WeightFormat format = WeightFormat::f32;
+  Formats formats;
   Network base;
   double bits = 0;        ///< a weight, scales included
   std::size_t bytes = 0;  ///< of the weights
@@ -80,32 +92,58 @@ struct Row {
   double seconds = 0;       ///< of processor time for one training
 };
 
-Row Freeze(const Measured& measured, WeightFormat format) {
-  Row row{.format = format, .base = measured.task.network->Clone()};
+/// Paths of a network's embeddings.
+std::vector<std::string> Embeddings(const nola::ILayer<float>& network) {
+  std::vector<std::string> paths;
+  nola::VisitLayers<float>(network, [&](const std::string& path, const auto& layer) {
+    if (layer->AsTable() != nullptr) paths.push_back(path);
+    return true;
+  });
+  return paths;
+}
+
+Row Freeze(const Measured& measured, const Formats& formats) {
+  Row row{.formats = formats, .base = measured.task.network->Clone()};
   std::size_t before = 0;
-  for (const nola::QuantizedLayer& layer : nola::QuantizeLayers(row.base, {"*"}, format)) {
-    before += layer.bytesBefore;
-    row.bytes += layer.bytesAfter;
-  }
+  const auto freeze = [&](const std::vector<std::string>& paths, WeightFormat format) {
+    for (const nola::QuantizedLayer& layer : nola::QuantizeLayers(row.base, paths, format)) {
+      before += layer.bytesBefore;
+      row.bytes += layer.bytesAfter;
+    }
+  };
+  freeze(measured.task.layers, formats.layers);
+  const std::vector<std::string> embeddings = Embeddings(*row.base);
+  if (!embeddings.empty()) freeze(embeddings, formats.embeddings);
   row.bits = 8.0 * sizeof(float) * static_cast<double>(row.bytes) / static_cast<double>(before);
   row.frozen = measured.Of(measured.task.score(row.base, Data::pretraining));
   return row;
 }
 
-/// Every format, the first of them f32: the same search for a rate, then a training for each seed.
+/// Every format; where there are embeddings, 4 bits with embeddings in 8 as well. The first is f32.
+std::vector<Formats> FormatsFor(const Task& task) {
+  std::vector<Formats> all;
+  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
+                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+    all.push_back({format});
+  }
+  if (Embeddings(*task.network).empty()) return all;
+  for (const WeightFormat format : {WeightFormat::int4, WeightFormat::nf4}) {
+    all.push_back({format, WeightFormat::int8});
+  }
+  return all;
+}
+
+/// For each of the formats the same search for a rate, then a training for each seed.
 std::vector<Row> Study(const Measured& measured, const Settings& settings) {
   const Task& task = measured.task;
   std::vector<Row> rows;
-  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
-                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
-    rows.push_back(Freeze(measured, format));
-  }
+  for (const Formats& formats : FormatsFor(task)) rows.push_back(Freeze(measured, formats));
   std::vector<std::size_t> all(rows.size());
   std::iota(all.begin(), all.end(), std::size_t{0});
   const auto adapt = [&](Run& run, Data data) {
     examples::Adapt(task, rows[run.method].base, task.addAdapters, data, run);
   };
-  const auto name = [&](std::size_t i) { return "  " + std::string(nola::WeightFormatName(rows[i].format)); };
+  const auto name = [&](std::size_t i) { return "  " + rows[i].formats.Name(); };
   const examples::Progress progress = examples::RunsLine(std::cerr, isatty(STDERR_FILENO) == 1);
   const auto searched =
       examples::SearchRates(all, settings.search, progress, [&](Run& run) { adapt(run, Data::heldBack); });
@@ -137,16 +175,16 @@ std::vector<Row> Study(const Measured& measured, const Settings& settings) {
 
 void Print(const Measured& measured, const std::vector<Row>& rows) {
   const char* const unit = measured.isPerplexity ? " %" : "";
-  std::cout
-      << measured.task.name << ", " << measured.measure << "; worse than f32 in "
-      << (measured.isPerplexity ? "%" : "points")
-      << "\n  format  bits     bytes    frozen    worse    rate    adapted              worse           "
-         " seconds\n";
+  std::cout << measured.task.name << ", " << measured.measure << "; worse than f32 in "
+            << (measured.isPerplexity ? "%" : "points")
+            << "\n  format                  bits     bytes    frozen    worse    rate    adapted             "
+               " worse           "
+               " seconds\n";
   for (const Row& row : rows) {
     const auto number = [](double value, int width, int digits) {
       std::cout << std::fixed << std::setprecision(digits) << std::setw(width) << value;
     };
-    std::cout << "  " << std::left << std::setw(6) << nola::WeightFormatName(row.format) << std::right;
+    std::cout << "  " << std::left << std::setw(22) << row.formats.Name() << std::right;
     number(row.bits, 6, 2);
     std::cout << std::setw(10) << row.bytes;
     number(row.frozen, 10, 3);
@@ -165,16 +203,16 @@ void Print(const Measured& measured, const std::vector<Row>& rows) {
 
 /// What the formats promise: int8 loses nothing that counts, and adapters make up for 4 bits.
 void PrintBars(const Measured& measured, const std::vector<Row>& rows) {
-  const auto bar = [&](WeightFormat format, const char* what, double loss, double most) {
-    std::cout << "  " << nola::WeightFormatName(format) << ' ' << what << ": " << std::setprecision(3) << loss
+  const auto bar = [&](const Row& row, const char* what, double loss, double most) {
+    std::cout << "  " << row.formats.Name() << ", " << what << ": " << std::setprecision(3) << loss
               << (measured.isPerplexity ? " %" : " points") << " worse than f32, at most " << most << ": "
               << (loss <= most ? "holds" : "MISSED") << '\n';
   };
   for (const Row& row : rows) {
-    if (row.format == WeightFormat::int8) {
-      bar(row.format, "frozen", measured.Loss(row.frozen, rows[0].frozen), measured.isPerplexity ? 0.2 : 0.1);
+    if (row.formats.layers == WeightFormat::int8) {
+      bar(row, "frozen", measured.Loss(row.frozen, rows[0].frozen), measured.isPerplexity ? 0.2 : 0.1);
     }
-    if (nola::FactsOf(row.format).IsQuantized()) bar(row.format, "adapted", row.loss.mean, 0.5);
+    if (nola::FactsOf(row.formats.layers).IsQuantized()) bar(row, "adapted", row.loss.mean, 0.5);
   }
   std::cout << std::flush;
 }
@@ -182,17 +220,20 @@ void PrintBars(const Measured& measured, const std::vector<Row>& rows) {
 void WriteTable(const std::vector<std::pair<Measured, std::vector<Row>>>& studied, const Settings& settings) {
   examples::TextFile file;
   std::ostream& csv = file.Stream();
-  csv << "task,measure,format,bits_a_weight,weight_bytes,frozen,frozen_worse,learning_rate,adapted_mean,"
+  csv << "task,measure,format,format_of_embeddings,bits_a_weight,weight_bytes,frozen,frozen_worse,learning_"
+         "rate,adapted_mean,"
          "adapted_deviation,adapted_worse_mean,adapted_worse_deviation,worse_in,seeds,search_rounds,"
          "search_seeds,seconds\n";
   for (const auto& [measured, rows] : studied) {
     for (const Row& row : rows) {
-      csv << measured.task.name << ',' << measured.measure << ',' << nola::WeightFormatName(row.format) << ','
-          << row.bits << ',' << row.bytes << ',' << row.frozen << ','
-          << measured.Loss(row.frozen, rows[0].frozen) << ',' << row.rate << ',' << row.adapted.mean << ','
-          << row.adapted.deviation << ',' << row.loss.mean << ',' << row.loss.deviation << ','
-          << (measured.isPerplexity ? "percent" : "points") << ',' << settings.seeds << ','
-          << settings.search.rounds << ',' << settings.search.seeds << ',' << row.seconds << '\n';
+      csv << measured.task.name << ',' << measured.measure << ','
+          << nola::WeightFormatName(row.formats.layers) << ','
+          << nola::WeightFormatName(row.formats.embeddings) << ',' << row.bits << ',' << row.bytes << ','
+          << row.frozen << ',' << measured.Loss(row.frozen, rows[0].frozen) << ',' << row.rate << ','
+          << row.adapted.mean << ',' << row.adapted.deviation << ',' << row.loss.mean << ','
+          << row.loss.deviation << ',' << (measured.isPerplexity ? "percent" : "points") << ','
+          << settings.seeds << ',' << settings.search.rounds << ',' << settings.search.seeds << ','
+          << row.seconds << '\n';
     }
   }
   file.Save(settings.output / kTable);
