@@ -46,22 +46,7 @@ class HeadLoss {
   /// which spares half of the time.
   /// @throws ShapeError for another number of labels, a label outside the head's columns.
   CountedLoss operator()(const ILayer<T>& head, const TensorRef<T>& hidden,
-                         std::span<const std::int32_t> labels, Tensor<T>* gradient) {
-    const Index count = CheckLabels("SoftmaxCrossEntropy", hidden.rows(), head.OutputSize(), labels);
-    if (gradient != nullptr) gradient->setZero(hidden.rows(), hidden.cols());
-    Reserve(std::min(hidden.rows(), kRows), hidden.cols());
-    T sum = T(0);
-    Index next = 0;
-    for (Index rest = count; rest > 0; rest -= std::min(rest, kRows)) {
-      rows_.clear();
-      for (; std::ssize(rows_) < std::min(rest, kRows); ++next) {
-        const std::int32_t label = labels[static_cast<std::size_t>(next)];
-        if (label != kNotCounted) rows_.push_back({next, label});
-      }
-      sum += SumOfRows(*head.AsLinear(), head.OutputSize(), hidden, T(1) / static_cast<T>(count), gradient);
-    }
-    return {static_cast<double>(sum), count};
-  }
+                         std::span<const std::int32_t> labels, Tensor<T>* gradient);
 
  private:
   static constexpr Index kStride = kColumns + 64 / Index{sizeof(T)};  // rows apart, each on a cache line
@@ -78,67 +63,11 @@ class HeadLoss {
   using Logits = Eigen::Map<Eigen::Array<T, 1, Eigen::Dynamic>, Eigen::AlignedMax>;
 
   T SumOfRows(const ILinearLayer<T>& head, Index classes, const TensorRef<T>& hidden, T share,
-              Tensor<T>* gradient) {
-    const Index count = std::ssize(rows_);
-    const Index width = hidden.cols();
-    const RowsMap<T> inputs = MapRows(inputs_, count, width, width);
-    for (Index i = 0; i < count; ++i) {
-      std::copy_n(RowOf(hidden, rows_[static_cast<std::size_t>(i)].place), width, inputs_ + i * width);
-    }
-    RowsMap<T> sums = MapRows(sums_, count, width, width);
-    if (gradient != nullptr) std::fill_n(sums_, count * width, T(0));
-    for (Index first = 0; first < classes; first += kColumns) {
-      RowsMap<T> block = MapRows(logits_, count, std::min(kColumns, classes - first), kStride);
-      head.ComputeColumns(inputs, first, block);
-      ForEachRow(count, block.cols(), kNanosecondsOfALogit, [&](Index i) {
-        TakeBlock(rows_[static_cast<std::size_t>(i)], first, {logits_ + i * kStride, block.cols()},
-                  {sums_ + i * width, gradient != nullptr ? static_cast<std::size_t>(width) : 0});
-      });
-      if (gradient != nullptr) head.AddColumnsInputGradient(block, first, sums);
-    }
-    if (gradient != nullptr) {
-      ForEachRow(count, width, kNanosecondsOfALogit, [&](Index i) {
-        const Row& row = rows_[static_cast<std::size_t>(i)];
-        const T total = row.others + std::exp(row.labelLogit - row.largest);
-        T* const sum = sums_ + i * width;
-        const T scale = share / total;
-        for (Index k = 0; k < width; ++k) sum[k] *= scale;
-        // The label's own term, softmax - 1, from the others: by itself it would cancel.
-        T ofLabel = -share * (row.others / total);
-        RowsMap<T> ofRow = MapRows(sum, 1, width, width);
-        head.AddColumnsInputGradient(MapRows(&ofLabel, 1, 1, 1), row.label, ofRow);
-        std::copy_n(sum, width, RowOf(*gradient, row.place));
-      });
-    }
-    T loss = T(0);
-    for (const Row& row : rows_) {
-      const T distance = row.labelLogit - row.largest;
-      loss += std::log(row.others + std::exp(distance)) - distance;
-    }
-    return loss;
-  }
+              Tensor<T>* gradient);
 
   /// Makes exp(logit - largest) of a block of a row's logits, zero at the label.
   /// @param sums  the row's gradient so far, scaled to the new largest.
-  static void TakeBlock(Row& row, Index first, Logits logits, std::span<T> sums) {
-    const Index label = row.label - first;
-    const bool hasLabel = label >= 0 && label < logits.size();
-    if (hasLabel) row.labelLogit = logits[label];
-    const T largest = logits.template maxCoeff<Eigen::PropagateNaN>();
-    if (!(largest <= row.largest)) {
-      const T scale = std::exp(row.largest - largest);
-      row.largest = largest;
-      row.others *= scale;
-      for (T& sum : sums) sum *= scale;
-    }
-    if (row.largest == -std::numeric_limits<T>::infinity()) {
-      std::fill_n(logits.data(), logits.size(), T(0));
-      return;
-    }
-    logits = (logits - row.largest).exp();
-    if (hasLabel) logits[label] = T(0);
-    row.others += logits.sum();
-  }
+  static void TakeBlock(Row& row, Index first, Logits logits, std::span<T> sums);
 
   /// By the rows of a batch, not those that count, which differ from step to step.
   void Reserve(Index rows, Index width) {
@@ -154,6 +83,88 @@ class HeadLoss {
   T* inputs_ = nullptr;  // the head's
   T* sums_ = nullptr;    // of their gradients
 };
+
+template <std::floating_point T>
+CountedLoss HeadLoss<T>::operator()(const ILayer<T>& head, const TensorRef<T>& hidden,
+                                    std::span<const std::int32_t> labels, Tensor<T>* gradient) {
+  const Index count = CheckLabels("SoftmaxCrossEntropy", hidden.rows(), head.OutputSize(), labels);
+  if (gradient != nullptr) gradient->setZero(hidden.rows(), hidden.cols());
+  Reserve(std::min(hidden.rows(), kRows), hidden.cols());
+  T sum = T(0);
+  Index next = 0;
+  for (Index rest = count; rest > 0; rest -= std::min(rest, kRows)) {
+    rows_.clear();
+    for (; std::ssize(rows_) < std::min(rest, kRows); ++next) {
+      const std::int32_t label = labels[static_cast<std::size_t>(next)];
+      if (label != kNotCounted) rows_.push_back({next, label});
+    }
+    sum += SumOfRows(*head.AsLinear(), head.OutputSize(), hidden, T(1) / static_cast<T>(count), gradient);
+  }
+  return {static_cast<double>(sum), count};
+}
+
+template <std::floating_point T>
+T HeadLoss<T>::SumOfRows(const ILinearLayer<T>& head, Index classes, const TensorRef<T>& hidden, T share,
+                         Tensor<T>* gradient) {
+  const Index count = std::ssize(rows_);
+  const Index width = hidden.cols();
+  const RowsMap<T> inputs = MapRows(inputs_, count, width, width);
+  for (Index i = 0; i < count; ++i) {
+    std::copy_n(RowOf(hidden, rows_[static_cast<std::size_t>(i)].place), width, inputs_ + i * width);
+  }
+  RowsMap<T> sums = MapRows(sums_, count, width, width);
+  if (gradient != nullptr) std::fill_n(sums_, count * width, T(0));
+  for (Index first = 0; first < classes; first += kColumns) {
+    RowsMap<T> block = MapRows(logits_, count, std::min(kColumns, classes - first), kStride);
+    head.ComputeColumns(inputs, first, block);
+    ForEachRow(count, block.cols(), kNanosecondsOfALogit, [&](Index i) {
+      TakeBlock(rows_[static_cast<std::size_t>(i)], first, {logits_ + i * kStride, block.cols()},
+                {sums_ + i * width, gradient != nullptr ? static_cast<std::size_t>(width) : 0});
+    });
+    if (gradient != nullptr) head.AddColumnsInputGradient(block, first, sums);
+  }
+  if (gradient != nullptr) {
+    ForEachRow(count, width, kNanosecondsOfALogit, [&](Index i) {
+      const Row& row = rows_[static_cast<std::size_t>(i)];
+      const T total = row.others + std::exp(row.labelLogit - row.largest);
+      T* const sum = sums_ + i * width;
+      const T scale = share / total;
+      for (Index k = 0; k < width; ++k) sum[k] *= scale;
+      // The label's own term, softmax - 1, from the others: by itself it would cancel.
+      T ofLabel = -share * (row.others / total);
+      RowsMap<T> ofRow = MapRows(sum, 1, width, width);
+      head.AddColumnsInputGradient(MapRows(&ofLabel, 1, 1, 1), row.label, ofRow);
+      std::copy_n(sum, width, RowOf(*gradient, row.place));
+    });
+  }
+  T loss = T(0);
+  for (const Row& row : rows_) {
+    const T distance = row.labelLogit - row.largest;
+    loss += std::log(row.others + std::exp(distance)) - distance;
+  }
+  return loss;
+}
+
+template <std::floating_point T>
+void HeadLoss<T>::TakeBlock(Row& row, Index first, Logits logits, std::span<T> sums) {
+  const Index label = row.label - first;
+  const bool hasLabel = label >= 0 && label < logits.size();
+  if (hasLabel) row.labelLogit = logits[label];
+  const T largest = logits.template maxCoeff<Eigen::PropagateNaN>();
+  if (!(largest <= row.largest)) {
+    const T scale = std::exp(row.largest - largest);
+    row.largest = largest;
+    row.others *= scale;
+    for (T& sum : sums) sum *= scale;
+  }
+  if (row.largest == -std::numeric_limits<T>::infinity()) {
+    std::fill_n(logits.data(), logits.size(), T(0));
+    return;
+  }
+  logits = (logits - row.largest).exp();
+  if (hasLabel) logits[label] = T(0);
+  row.others += logits.sum();
+}
 
 NOLA_COMPILED_CLASS(adapters, HeadLoss);
 

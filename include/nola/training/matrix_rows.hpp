@@ -40,20 +40,7 @@ class RowBatches {
   Index TotalSteps(Index rows) const { return options_.epochs * StepsPerEpoch(rows); }
 
   /// @param inputs  not empty
-  void Fill(Index step, const TensorRef<T>& inputs, TrainingBatch<T>& batch) {
-    const Index rows = inputs.rows();
-    const Index perEpoch = StepsPerEpoch(rows);
-    Shuffle(step / perEpoch, rows);
-    const Index first = (step % perEpoch) * options_.batchSize;
-    batchRows_ = std::span<const Index>(order_).subspan(
-        static_cast<std::size_t>(first),
-        static_cast<std::size_t>(std::min(options_.batchSize, rows - first)));
-    batch.inputs.resize(std::ssize(batchRows_), inputs.cols());
-    for (std::size_t i = 0; i < batchRows_.size(); ++i) {
-      std::copy_n(RowOf(inputs, batchRows_[i]), inputs.cols(), RowOf(batch.inputs, static_cast<Index>(i)));
-    }
-    batch.rows.sequences.assign(batchRows_.size(), SequenceRows{.rows = 1});
-  }
+  void Fill(Index step, const TensorRef<T>& inputs, TrainingBatch<T>& batch);
 
   CountedLoss Loss(const BatchLoss<T>& loss, Index firstRow, const Tensor<T>& output,
                    Tensor<T>& gradient) const {
@@ -74,22 +61,40 @@ class RowBatches {
 
  private:
   /// The order of the rows in an epoch: Fisher-Yates with the epoch's own stream.
-  void Shuffle(Index epoch, Index rows) {
-    if (epoch == shuffledEpoch_ && static_cast<Index>(order_.size()) == rows) return;
-    order_.resize(static_cast<std::size_t>(rows));
-    std::iota(order_.begin(), order_.end(), Index{0});
-    RandomStream random(options_.seed, RandomPurpose::shuffle, static_cast<std::uint32_t>(epoch));
-    for (std::size_t i = order_.size(); i > 1; --i) {
-      std::swap(order_[i - 1], order_[random.NextBelow(i)]);
-    }
-    shuffledEpoch_ = epoch;
-  }
+  void Shuffle(Index epoch, Index rows);
 
   MatrixRowsOptions options_;
   Index shuffledEpoch_ = -1;
   std::vector<Index> order_;
   std::span<const Index> batchRows_;
 };
+
+template <std::floating_point T>
+void RowBatches<T>::Fill(Index step, const TensorRef<T>& inputs, TrainingBatch<T>& batch) {
+  const Index rows = inputs.rows();
+  const Index perEpoch = StepsPerEpoch(rows);
+  Shuffle(step / perEpoch, rows);
+  const Index first = (step % perEpoch) * options_.batchSize;
+  batchRows_ = std::span<const Index>(order_).subspan(
+      static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(options_.batchSize, rows - first)));
+  batch.inputs.resize(std::ssize(batchRows_), inputs.cols());
+  for (std::size_t i = 0; i < batchRows_.size(); ++i) {
+    std::copy_n(RowOf(inputs, batchRows_[i]), inputs.cols(), RowOf(batch.inputs, static_cast<Index>(i)));
+  }
+  batch.rows.sequences.assign(batchRows_.size(), SequenceRows{.rows = 1});
+}
+
+template <std::floating_point T>
+void RowBatches<T>::Shuffle(Index epoch, Index rows) {
+  if (epoch == shuffledEpoch_ && static_cast<Index>(order_.size()) == rows) return;
+  order_.resize(static_cast<std::size_t>(rows));
+  std::iota(order_.begin(), order_.end(), Index{0});
+  RandomStream random(options_.seed, RandomPurpose::shuffle, static_cast<std::uint32_t>(epoch));
+  for (std::size_t i = order_.size(); i > 1; --i) {
+    std::swap(order_[i - 1], order_[random.NextBelow(i)]);
+  }
+  shuffledEpoch_ = epoch;
+}
 
 /// Rows of the caller's matrix with the caller's loss, for as long as a call lasts.
 template <std::floating_point T>
@@ -113,6 +118,9 @@ class BorrowedRows final : public AnyBatchSource<T> {
   const TensorRef<T>& inputs_;
   const BatchLoss<T>& loss_;
 };
+
+NOLA_COMPILED_CLASS(adapters, RowBatches);
+NOLA_COMPILED_CLASS(adapters, BorrowedRows);
 
 }  // namespace detail
 

@@ -41,32 +41,7 @@ class Optimizer {
   /// @return the joint norm of the gradients before that.
   /// @throws ConfigError if the rate is NaN, infinite or negative or the norm NaN or negative, StateError if
   /// a gradient contains NaN or infinity: no parameter, moment, gradient or step count has changed then.
-  T Step(T learningRate, T maxGradientNorm = T(0)) {
-    if (!std::isfinite(learningRate * largestFactor_) || learningRate < T(0)) {
-      throw ConfigError(Message({"Optimizer: learning rate ", learningRate, ", expected 0 or more"}));
-    }
-    if (!(maxGradientNorm >= T(0))) {
-      throw ConfigError(Message({"Optimizer: gradient norm ", maxGradientNorm, ", expected 0 or more"}));
-    }
-    RefreshGradients();
-    const T norm = GradientNorm<T>(parameters_);
-    if (!std::isfinite(norm)) {
-      std::size_t bad = 0;
-      while (detail::IsFinite(parameters_[bad].slot->gradient)) ++bad;
-      throw StateError(
-          Message({"Optimizer: the gradient of '", parameters_[bad].name,
-                   "' contains NaN or infinity at step ", stepCount_, "; nothing has been updated"}));
-    }
-    if (maxGradientNorm > T(0)) detail::ScaleToNorm<T>(parameters_, norm, maxGradientNorm);
-    ++stepCount_;
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (!parameters_[i].trainable) continue;
-      Update(i, learningRate * static_cast<T>(rates_[i].factor));
-      parameters_[i].slot->Changed();
-    }
-    network_.ParametersChanged();
-    return norm;
-  }
+  T Step(T learningRate, T maxGradientNorm = T(0));
 
   void ClearGradients() {
     for (Parameter<T>& parameter : parameters_) parameter.slot->gradient.setZero();
@@ -164,51 +139,10 @@ class Optimizer {
  private:
   /// Finds out what trains now, and where gradients are: freezing returns their memory, thawing wants it
   /// again.
-  void RefreshGradients() {
-    for (Parameter<T>& parameter : parameters_) parameter.trainable = false;
-    bool lacksOne = false;
-    std::size_t next = 0;
-    detail::VisitSlots<T>(network_, [&](const ParameterSlot<T>& slot) {
-      if (!slot.trainable) return;
-      for (std::size_t tried = 0; tried < parameters_.size(); ++tried) {
-        if (next == parameters_.size()) next = 0;
-        Parameter<T>& parameter = parameters_[next++];  // mostly the first that is tried
-        if (parameter.slot.get() != &slot) continue;
-        parameter.trainable = true;
-        return;
-      }
-      lacksOne = true;
-    });
-    missing_.clear();
-    if (lacksOne) Rebind();
-    for (Parameter<T>& parameter : parameters_) {
-      Tensor<T>& gradient = parameter.slot->gradient;
-      if (parameter.trainable) {
-        parameter.slot->ReserveGradient();
-      } else if (gradient.size() > 0 && !parameter.slot->isShared) {
-        gradient.resize(0, 0);
-      }
-      new (&parameter.gradient) Eigen::Map<Tensor<T>>(gradient.data(), gradient.rows(), gradient.cols());
-    }
-  }
+  void RefreshGradients();
 
   /// A frozen parameter that clones shared has another slot once it is thawed, under its old name.
-  void Rebind() {
-    for (NamedSlot<T>& listed : detail::ListSlots(network_)) {
-      if (!listed.slot->trainable) continue;
-      auto held = parameters_.begin();
-      while (held != parameters_.end() && held->name != listed.name) ++held;
-      if (held == parameters_.end() || (held->slot != listed.slot && !held->slot->isShared)) {
-        if (missing_.empty()) missing_ = listed.name;
-        continue;
-      }
-      held->trainable = true;
-      if (held->slot == listed.slot) continue;
-      Tensor<T>& value = listed.slot->value;
-      new (&held->value) Eigen::Map<Tensor<T>>(value.data(), value.rows(), value.cols());
-      held->slot = std::move(listed.slot);
-    }
-  }
+  void Rebind();
 
   ILayer<T>& network_;
   std::string missing_;
@@ -218,6 +152,81 @@ class Optimizer {
   std::vector<std::pair<std::string, std::vector<Tensor<T>>>> moments_;
   Index stepCount_ = 0;
 };
+
+template <std::floating_point T>
+T Optimizer<T>::Step(T learningRate, T maxGradientNorm) {
+  if (!std::isfinite(learningRate * largestFactor_) || learningRate < T(0)) {
+    throw ConfigError(Message({"Optimizer: learning rate ", learningRate, ", expected 0 or more"}));
+  }
+  if (!(maxGradientNorm >= T(0))) {
+    throw ConfigError(Message({"Optimizer: gradient norm ", maxGradientNorm, ", expected 0 or more"}));
+  }
+  RefreshGradients();
+  const T norm = GradientNorm<T>(parameters_);
+  if (!std::isfinite(norm)) {
+    std::size_t bad = 0;
+    while (detail::IsFinite(parameters_[bad].slot->gradient)) ++bad;
+    throw StateError(
+        Message({"Optimizer: the gradient of '", parameters_[bad].name, "' contains NaN or infinity at step ",
+                 stepCount_, "; nothing has been updated"}));
+  }
+  if (maxGradientNorm > T(0)) detail::ScaleToNorm<T>(parameters_, norm, maxGradientNorm);
+  ++stepCount_;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!parameters_[i].trainable) continue;
+    Update(i, learningRate * static_cast<T>(rates_[i].factor));
+    parameters_[i].slot->Changed();
+  }
+  network_.ParametersChanged();
+  return norm;
+}
+
+template <std::floating_point T>
+void Optimizer<T>::Rebind() {
+  for (NamedSlot<T>& listed : detail::ListSlots(network_)) {
+    if (!listed.slot->trainable) continue;
+    auto held = parameters_.begin();
+    while (held != parameters_.end() && held->name != listed.name) ++held;
+    if (held == parameters_.end() || (held->slot != listed.slot && !held->slot->isShared)) {
+      if (missing_.empty()) missing_ = listed.name;
+      continue;
+    }
+    held->trainable = true;
+    if (held->slot == listed.slot) continue;
+    Tensor<T>& value = listed.slot->value;
+    new (&held->value) Eigen::Map<Tensor<T>>(value.data(), value.rows(), value.cols());
+    held->slot = std::move(listed.slot);
+  }
+}
+
+template <std::floating_point T>
+void Optimizer<T>::RefreshGradients() {
+  for (Parameter<T>& parameter : parameters_) parameter.trainable = false;
+  bool lacksOne = false;
+  std::size_t next = 0;
+  detail::VisitSlots<T>(network_, [&](const ParameterSlot<T>& slot) {
+    if (!slot.trainable) return;
+    for (std::size_t tried = 0; tried < parameters_.size(); ++tried) {
+      if (next == parameters_.size()) next = 0;
+      Parameter<T>& parameter = parameters_[next++];  // mostly the first that is tried
+      if (parameter.slot.get() != &slot) continue;
+      parameter.trainable = true;
+      return;
+    }
+    lacksOne = true;
+  });
+  missing_.clear();
+  if (lacksOne) Rebind();
+  for (Parameter<T>& parameter : parameters_) {
+    Tensor<T>& gradient = parameter.slot->gradient;
+    if (parameter.trainable) {
+      parameter.slot->ReserveGradient();
+    } else if (gradient.size() > 0 && !parameter.slot->isShared) {
+      gradient.resize(0, 0);
+    }
+    new (&parameter.gradient) Eigen::Map<Tensor<T>>(gradient.data(), gradient.rows(), gradient.cols());
+  }
+}
 
 NOLA_COMPILED_CLASS(adapters, Optimizer);
 

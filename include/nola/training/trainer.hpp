@@ -146,110 +146,21 @@ class Trainer {
     return *source_;
   }
 
-  void CheckRows(Index rows) {
-    if (source_) throw StateError("Trainer: it was built with a source and takes no other rows");
-    if (rows == 0) throw ShapeError("Trainer: there are no rows to train on");
-    if (resumedRows_ != 0 && rows != resumedRows_) {
-      throw StateError(Message({"Trainer: ", rows, " rows, the run that is resumed has ", resumedRows_}));
-    }
-  }
+  void CheckRows(Index rows);
 
-  double RunOn(detail::AnyBatchSource<T>& source, Index rows) {
-    const auto start = std::chrono::steady_clock::now();
-    const Index total = source.TotalSteps();
-    double sum = 0;
-    Index counted = 0;
-    Index epoch = -1;
-    while (step_ < total && !HasStoppedEarly()) {
-      TrainingProgress progress = StepOn(source, rows);
-      if (std::exchange(epoch, progress.epoch) != progress.epoch) sum = static_cast<double>(counted = 0);
-      sum += progress.loss;
-      ++counted;
-      if (options_.validate && (step_ % options_.validateEvery == 0 || step_ == total)) {
-        progress.validation = Validate();
-      }
-      progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      if (options_.onStep) options_.onStep(progress);
-    }
-    if (validation_.bestStep != step_ && !std::exchange(isRestored_, true)) RestoreBest();
-    return counted > 0 ? sum / static_cast<double>(counted) : 0;
-  }
+  double RunOn(detail::AnyBatchSource<T>& source, Index rows);
 
-  TrainingProgress StepOn(detail::AnyBatchSource<T>& source, Index rows) {
-    TrainingProgress progress;
-    progress.totalSteps = source.TotalSteps();
-    progress.epoch = step_ / source.StepsPerEpoch();
-    const auto warmup =
-        static_cast<Index>(options_.warmupFraction * static_cast<double>(progress.totalSteps));
-    progress.learningRate =
-        CosineSchedule(options_.learningRate, progress.totalSteps, warmup, options_.finalFraction)(step_);
-    source.Fill(step_, batch_);
-    AddParts(source);
-    const StepReport report = update_.Step(static_cast<T>(progress.learningRate));
-    progress.loss = report.loss.Mean();
-    if (options_.maxGradientNorm > 0) progress.gradientNorm = report.gradientNorm;
-    progress.step = ++step_;
-    isRestored_ = false;
-    rows_ = rows;
-    return progress;
-  }
+  TrainingProgress StepOn(detail::AnyBatchSource<T>& source, Index rows);
 
   /// The batch forward and backward, in parts where the options say so.
-  void AddParts(detail::AnyBatchSource<T>& source) {
-    const auto& sequences = batch_.rows.sequences;
-    if (!sequences.empty() && batch_.rows.RowCount() != batch_.inputs.rows()) {
-      throw ShapeError(Message(
-          {"Trainer: a batch of ", batch_.inputs.rows(), " rows with a plan for ", batch_.rows.RowCount()}));
-    }
-    const auto size = static_cast<std::size_t>(options_.microBatchSize);
-    if (size == 0 || sequences.size() <= size) {
-      AddPart(source, 0, batch_.inputs, batch_.rows);
-      return;
-    }
-    const Index width = batch_.inputs.cols();
-    Index firstRow = 0;
-    for (auto first = sequences.begin(); first != sequences.end();) {
-      const auto end = first + std::min<std::ptrdiff_t>(options_.microBatchSize, sequences.end() - first);
-      part_.sequences.assign(std::exchange(first, end), end);
-      const Index rows = part_.RowCount();
-      AddPart(source, firstRow, detail::MapRows(batch_.inputs.data() + firstRow * width, rows, width, width),
-              part_);
-      firstRow += rows;
-    }
-  }
+  void AddParts(detail::AnyBatchSource<T>& source);
 
   void AddPart(detail::AnyBatchSource<T>& source, Index firstRow, const TensorRef<T>& inputs,
-               const RowPlan& rows) {
-    struct PartLoss {
-      detail::AnyBatchSource<T>& source;
-      Index firstRow;
-      Index rows;
-      CountedLoss operator()(const Tensor<T>& output, Tensor<T>& gradient) const {
-        return source.Loss(firstRow, output, gradient);
-      }
-      std::optional<CrossEntropyLoss> AsCrossEntropy() const { return source.AsCrossEntropy(firstRow, rows); }
-    };
-    update_.Add(inputs, Pass{.rows = &rows}, PartLoss{source, firstRow, inputs.rows()});
-  }
+               const RowPlan& rows);
 
-  double Validate() {
-    const double value = options_.validate();
-    if (!(value < validation_.best)) {
-      ++validation_.sinceBest;
-      return value;
-    }
-    validation_ = {.best = value, .bestStep = step_, .sinceBest = 0};
-    best_.clear();
-    for (const NamedSlot<T>& parameter : detail::ListSlots(network_)) {
-      if (parameter.slot->trainable) best_.emplace(parameter.name, parameter.slot->value);
-    }
-    return value;
-  }
+  double Validate();
 
-  void RestoreBest() {
-    if (best_.empty()) return;
-    detail::AssignParameters(network_, best_);
-  }
+  void RestoreBest();
 
   ILayer<T>& network_;
   TrainingOptions options_;
@@ -265,6 +176,116 @@ class Trainer {
   bool isRestored_ = false;  // the best parameters, since the last step or checkpoint
   std::map<std::string, Tensor<T>> best_;
 };
+
+template <std::floating_point T>
+double Trainer<T>::RunOn(detail::AnyBatchSource<T>& source, Index rows) {
+  const auto start = std::chrono::steady_clock::now();
+  const Index total = source.TotalSteps();
+  double sum = 0;
+  Index counted = 0;
+  Index epoch = -1;
+  while (step_ < total && !HasStoppedEarly()) {
+    TrainingProgress progress = StepOn(source, rows);
+    if (std::exchange(epoch, progress.epoch) != progress.epoch) sum = static_cast<double>(counted = 0);
+    sum += progress.loss;
+    ++counted;
+    if (options_.validate && (step_ % options_.validateEvery == 0 || step_ == total)) {
+      progress.validation = Validate();
+    }
+    progress.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (options_.onStep) options_.onStep(progress);
+  }
+  if (validation_.bestStep != step_ && !std::exchange(isRestored_, true)) RestoreBest();
+  return counted > 0 ? sum / static_cast<double>(counted) : 0;
+}
+
+template <std::floating_point T>
+TrainingProgress Trainer<T>::StepOn(detail::AnyBatchSource<T>& source, Index rows) {
+  TrainingProgress progress;
+  progress.totalSteps = source.TotalSteps();
+  progress.epoch = step_ / source.StepsPerEpoch();
+  const auto warmup = static_cast<Index>(options_.warmupFraction * static_cast<double>(progress.totalSteps));
+  progress.learningRate =
+      CosineSchedule(options_.learningRate, progress.totalSteps, warmup, options_.finalFraction)(step_);
+  source.Fill(step_, batch_);
+  AddParts(source);
+  const StepReport report = update_.Step(static_cast<T>(progress.learningRate));
+  progress.loss = report.loss.Mean();
+  if (options_.maxGradientNorm > 0) progress.gradientNorm = report.gradientNorm;
+  progress.step = ++step_;
+  isRestored_ = false;
+  rows_ = rows;
+  return progress;
+}
+
+template <std::floating_point T>
+void Trainer<T>::AddParts(detail::AnyBatchSource<T>& source) {
+  const auto& sequences = batch_.rows.sequences;
+  if (!sequences.empty() && batch_.rows.RowCount() != batch_.inputs.rows()) {
+    throw ShapeError(Message(
+        {"Trainer: a batch of ", batch_.inputs.rows(), " rows with a plan for ", batch_.rows.RowCount()}));
+  }
+  const auto size = static_cast<std::size_t>(options_.microBatchSize);
+  if (size == 0 || sequences.size() <= size) {
+    AddPart(source, 0, batch_.inputs, batch_.rows);
+    return;
+  }
+  const Index width = batch_.inputs.cols();
+  Index firstRow = 0;
+  for (auto first = sequences.begin(); first != sequences.end();) {
+    const auto end = first + std::min<std::ptrdiff_t>(options_.microBatchSize, sequences.end() - first);
+    part_.sequences.assign(std::exchange(first, end), end);
+    const Index rows = part_.RowCount();
+    AddPart(source, firstRow, detail::MapRows(batch_.inputs.data() + firstRow * width, rows, width, width),
+            part_);
+    firstRow += rows;
+  }
+}
+
+template <std::floating_point T>
+void Trainer<T>::AddPart(detail::AnyBatchSource<T>& source, Index firstRow, const TensorRef<T>& inputs,
+                         const RowPlan& rows) {
+  struct PartLoss {
+    detail::AnyBatchSource<T>& source;
+    Index firstRow;
+    Index rows;
+    CountedLoss operator()(const Tensor<T>& output, Tensor<T>& gradient) const {
+      return source.Loss(firstRow, output, gradient);
+    }
+    std::optional<CrossEntropyLoss> AsCrossEntropy() const { return source.AsCrossEntropy(firstRow, rows); }
+  };
+  update_.Add(inputs, Pass{.rows = &rows}, PartLoss{source, firstRow, inputs.rows()});
+}
+
+template <std::floating_point T>
+double Trainer<T>::Validate() {
+  const double value = options_.validate();
+  if (!(value < validation_.best)) {
+    ++validation_.sinceBest;
+    return value;
+  }
+  validation_ = {.best = value, .bestStep = step_, .sinceBest = 0};
+  best_.clear();
+  for (const NamedSlot<T>& parameter : detail::ListSlots(network_)) {
+    if (parameter.slot->trainable) best_.emplace(parameter.name, parameter.slot->value);
+  }
+  return value;
+}
+
+template <std::floating_point T>
+void Trainer<T>::CheckRows(Index rows) {
+  if (source_) throw StateError("Trainer: it was built with a source and takes no other rows");
+  if (rows == 0) throw ShapeError("Trainer: there are no rows to train on");
+  if (resumedRows_ != 0 && rows != resumedRows_) {
+    throw StateError(Message({"Trainer: ", rows, " rows, the run that is resumed has ", resumedRows_}));
+  }
+}
+
+template <std::floating_point T>
+void Trainer<T>::RestoreBest() {
+  if (best_.empty()) return;
+  detail::AssignParameters(network_, best_);
+}
 
 NOLA_COMPILED_CLASS(adapters, Trainer);
 

@@ -103,29 +103,7 @@ class Update {
   /// @throws StateError without an Add before, if nothing in the batch counts, or if the loss or a gradient
   /// is NaN or infinite, or if a parameter trains that the optimizer does not have; ConfigError for
   /// a rate or a norm that the optimizer refuses.
-  StepReport Step(T learningRate) {
-    if (parts_ == 0) throw StateError("Update: Step needs an Add before it");
-    try {
-      if (unit_ != loss_.count && unit_ > 0) {
-        const T scale = static_cast<T>(unit_) / static_cast<T>(loss_.count);
-        for (Parameter<T>& parameter : optimizer_.Parameters()) parameter.gradient *= scale;
-      }
-      if (hook_) hook_(optimizer_.Parameters(), loss_);
-      if (loss_.count <= 0) {
-        throw StateError(Message({"Update: nothing in the batch of step ", optimizer_.StepCount(),
-                                  " counts: its loss has no mean"}));
-      }
-      RequireFinite(loss_.sum);
-      RequireAllToMove();
-      const T norm = optimizer_.Step(learningRate, static_cast<T>(maxGradientNorm_));
-      const StepReport report{loss_, static_cast<double>(norm)};
-      Begin();
-      return report;
-    } catch (...) {
-      Forget();
-      throw;
-    }
-  }
+  StepReport Step(T learningRate);
 
   /// A step with a batch in one part.
   template <OutputLoss<T> Loss>
@@ -143,42 +121,14 @@ class Update {
   }
 
   void AddThroughHead(IHeadedLayer<T>& headed, const TensorRef<T>& inputs, const Pass& pass,
-                      const CrossEntropyLoss& loss) {
-    headed.ForwardToHead(inputs, output_, pass.With(Gradients::parameters));
-    AddPart(headLoss_(headed.Head(), output_, loss.labels,
-                      network_.SupportsTraining() ? &outputGradient_ : nullptr),
-            &headed);
-  }
+                      const CrossEntropyLoss& loss);
 
   /// @param headed  if output_ and outputGradient_ are those before its head.
-  void AddPart(const CountedLoss& loss, IHeadedLayer<T>* headed) {
-    if (!hook_) RequireFinite(loss.sum);
-    if (parts_ == 0) optimizer_.ClearGradients();
-    ++parts_;
-    loss_ += loss;
-    if (loss.count <= 0 || !network_.SupportsTraining()) return;
-    // Gradients are added in units of the first part's mean: with one part, or equal ones, nothing is scaled.
-    if (unit_ == 0) unit_ = loss.count;
-    if (loss.count != unit_) outputGradient_ *= static_cast<T>(loss.count) / static_cast<T>(unit_);
-    if (headed != nullptr) {
-      headed->BackwardFromHead(outputGradient_, inputGradient_);
-    } else {
-      network_.Backward(outputGradient_, inputGradient_);
-    }
-  }
+  void AddPart(const CountedLoss& loss, IHeadedLayer<T>* headed);
 
-  void RequireFinite(double loss) const {
-    if (std::isfinite(loss)) return;
-    throw StateError(Message({"Update: the loss is ", loss, " at step ", optimizer_.StepCount(),
-                              "; a lower learning rate or clipping may help"}));
-  }
+  void RequireFinite(double loss) const;
 
-  void RequireAllToMove() const {
-    const std::string missing = optimizer_.Missing();
-    if (missing.empty()) return;
-    throw StateError(Message({"Update: '", missing, "' trains, and the optimizer does not have it: build it ",
-                              "after AdaptLayers and SetTrainable"}));
-  }
+  void RequireAllToMove() const;
 
   void Begin() {
     parts_ = 0;
@@ -203,6 +153,72 @@ class Update {
   Tensor<T> inputGradient_;
   detail::HeadLoss<T> headLoss_;
 };
+
+template <std::floating_point T>
+StepReport Update<T>::Step(T learningRate) {
+  if (parts_ == 0) throw StateError("Update: Step needs an Add before it");
+  try {
+    if (unit_ != loss_.count && unit_ > 0) {
+      const T scale = static_cast<T>(unit_) / static_cast<T>(loss_.count);
+      for (Parameter<T>& parameter : optimizer_.Parameters()) parameter.gradient *= scale;
+    }
+    if (hook_) hook_(optimizer_.Parameters(), loss_);
+    if (loss_.count <= 0) {
+      throw StateError(Message({"Update: nothing in the batch of step ", optimizer_.StepCount(),
+                                " counts: its loss has no mean"}));
+    }
+    RequireFinite(loss_.sum);
+    RequireAllToMove();
+    const T norm = optimizer_.Step(learningRate, static_cast<T>(maxGradientNorm_));
+    const StepReport report{loss_, static_cast<double>(norm)};
+    Begin();
+    return report;
+  } catch (...) {
+    Forget();
+    throw;
+  }
+}
+
+template <std::floating_point T>
+void Update<T>::AddThroughHead(IHeadedLayer<T>& headed, const TensorRef<T>& inputs, const Pass& pass,
+                               const CrossEntropyLoss& loss) {
+  headed.ForwardToHead(inputs, output_, pass.With(Gradients::parameters));
+  AddPart(headLoss_(headed.Head(), output_, loss.labels,
+                    network_.SupportsTraining() ? &outputGradient_ : nullptr),
+          &headed);
+}
+
+template <std::floating_point T>
+void Update<T>::AddPart(const CountedLoss& loss, IHeadedLayer<T>* headed) {
+  if (!hook_) RequireFinite(loss.sum);
+  if (parts_ == 0) optimizer_.ClearGradients();
+  ++parts_;
+  loss_ += loss;
+  if (loss.count <= 0 || !network_.SupportsTraining()) return;
+  // Gradients are added in units of the first part's mean: with one part, or equal ones, nothing is scaled.
+  if (unit_ == 0) unit_ = loss.count;
+  if (loss.count != unit_) outputGradient_ *= static_cast<T>(loss.count) / static_cast<T>(unit_);
+  if (headed != nullptr) {
+    headed->BackwardFromHead(outputGradient_, inputGradient_);
+  } else {
+    network_.Backward(outputGradient_, inputGradient_);
+  }
+}
+
+template <std::floating_point T>
+void Update<T>::RequireFinite(double loss) const {
+  if (std::isfinite(loss)) return;
+  throw StateError(Message({"Update: the loss is ", loss, " at step ", optimizer_.StepCount(),
+                            "; a lower learning rate or clipping may help"}));
+}
+
+template <std::floating_point T>
+void Update<T>::RequireAllToMove() const {
+  const std::string missing = optimizer_.Missing();
+  if (missing.empty()) return;
+  throw StateError(Message({"Update: '", missing, "' trains, and the optimizer does not have it: build it ",
+                            "after AdaptLayers and SetTrainable"}));
+}
 
 NOLA_COMPILED_CLASS(adapters, Update);
 
