@@ -1,6 +1,8 @@
 #include "tasks.hpp"
 
 #include <algorithm>
+#include <iostream>
+#include <numeric>
 #include <utility>
 
 #include "byte_text.hpp"
@@ -14,6 +16,25 @@ void Adapt(const Task& task, const Network& base, const AddAdapters& addAdapters
   addAdapters(adapted, run.seed);
   TrainAndScore(
       run, task.worst, [&] { task.train(adapted, run, data); }, [&] { return task.score(adapted, data); });
+}
+
+std::vector<Run> TuneAndTest(std::size_t methods, const StudySettings& settings, const Progress& progress,
+                             const std::function<std::string(std::size_t method)>& name,
+                             const std::function<void(Run& run, Data data)>& adapt) {
+  std::vector<std::size_t> all(methods);
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  const std::vector<Run> searched =
+      SearchRates(all, settings.search, progress, [&](Run& run) { adapt(run, Data::heldBack); });
+  std::cout << DivergedNote(searched, kSearchNote, name);
+  std::vector<Run> runs;
+  for (const std::size_t method : all) {
+    const std::vector<Run> own = FinalRuns(method, searched, settings.seeds);
+    runs.insert(runs.end(), own.begin(), own.end());
+  }
+  ForEachRun(runs, settings.search.workers, "final runs", progress,
+             [&](Run& run) { adapt(run, Data::test); });
+  std::cout << DivergedNote(runs, kFinalNote, name);
+  return runs;
 }
 
 AddAdapters ByConfig(nola::AdapterConfig config) {

@@ -46,6 +46,22 @@ struct Task {
 /// time.
 void Adapt(const Task& task, const Network& base, const AddAdapters& addAdapters, Data data, Run& run);
 
+/// What programs that compare something on several tasks are told alike.
+struct StudySettings {
+  std::filesystem::path fashion = "/usr/share/datasets/fashion-mnist";
+  std::filesystem::path detector = "results/language_detector";
+  std::vector<std::string> tasks = {"fashion", "detector", "text"};
+  std::uint64_t seeds = 5;  ///< runs of each method at its best rate
+  SearchSettings search = {.rounds = 2, .seeds = 1};
+};
+
+/// For each of some methods the same search for a rate, then a run for each seed at its best. A note on what
+/// diverged goes to standard output.
+/// @param adapt  does a run of its method. @return the final runs, of one method after the other.
+std::vector<Run> TuneAndTest(std::size_t methods, const StudySettings& settings, const Progress& progress,
+                             const std::function<std::string(std::size_t method)>& name,
+                             const std::function<void(Run& run, Data data)>& adapt);
+
 /// Adapters by a configuration, whose seed is left out; a layer too narrow for the rank gets the most it can
 /// have.
 AddAdapters ByConfig(nola::AdapterConfig config);

@@ -8,15 +8,14 @@
 #include <iomanip>
 #include <iostream>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "output_files.hpp"
 #include "statistics.hpp"
+#include "study_options.hpp"
 #include "tasks.hpp"
 
 namespace {
@@ -30,13 +29,8 @@ using nola::WeightFormat;
 
 constexpr const char* kTable = "results.csv";
 
-struct Settings {
+struct Settings : examples::StudySettings {
   std::filesystem::path output = "results/base_formats";
-  std::filesystem::path fashion = "/usr/share/datasets/fashion-mnist";
-  std::filesystem::path detector = "results/language_detector";
-  std::vector<std::string> tasks = {"fashion", "detector", "text"};
-  std::uint64_t seeds = 5;
-  examples::SearchSettings search = {.rounds = 2, .seeds = 1};
   bool small = false;
 };
 
@@ -122,8 +116,7 @@ Row Freeze(const Measured& measured, const Formats& formats) {
 /// Every format; where there are embeddings, 4 bits with embeddings in 8 as well. The first is f32.
 std::vector<Formats> FormatsFor(const Task& task) {
   std::vector<Formats> all;
-  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
-                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     all.push_back({format});
   }
   if (Embeddings(*task.network).empty()) return all;
@@ -138,28 +131,16 @@ std::vector<Row> Study(const Measured& measured, const Settings& settings) {
   const Task& task = measured.task;
   std::vector<Row> rows;
   for (const Formats& formats : FormatsFor(task)) rows.push_back(Freeze(measured, formats));
-  std::vector<std::size_t> all(rows.size());
-  std::iota(all.begin(), all.end(), std::size_t{0});
-  const auto adapt = [&](Run& run, Data data) {
-    examples::Adapt(task, rows[run.method].base, task.addAdapters, data, run);
-  };
-  const auto name = [&](std::size_t i) { return "  " + rows[i].formats.Name(); };
-  const examples::Progress progress = examples::RunsLine(std::cerr, isatty(STDERR_FILENO) == 1);
-  const auto searched =
-      examples::SearchRates(all, settings.search, progress, [&](Run& run) { adapt(run, Data::heldBack); });
-  std::cout << examples::DivergedNote(searched, examples::kSearchNote, name);
-  std::vector<Run> runs;
-  for (const std::size_t i : all) {
-    const auto own = examples::FinalRuns(i, searched, settings.seeds);
-    rows[i].rate = own.front().learningRate;
-    runs.insert(runs.end(), own.begin(), own.end());
-  }
-  examples::ForEachRun(runs, settings.search.workers, "final runs", progress,
-                       [&](Run& run) { adapt(run, Data::test); });
-  std::cout << examples::DivergedNote(runs, examples::kFinalNote, name);
+  const std::vector<Run> runs = examples::TuneAndTest(
+      rows.size(), settings, examples::RunsLine(std::cerr, isatty(STDERR_FILENO) == 1),
+      [&](std::size_t i) { return "  " + rows[i].formats.Name(); },
+      [&](Run& run, Data data) {
+        examples::Adapt(task, rows[run.method].base, task.addAdapters, data, run);
+      });
   const std::vector<Run> f32 = nola::TrialsOf(runs, 0);
-  for (const std::size_t i : all) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
     const std::vector<Run> own = nola::TrialsOf(runs, i);
+    rows[i].rate = own.front().learningRate;
     std::vector<double> measures;
     std::vector<double> losses;
     for (std::size_t seed = 0; seed < own.size(); ++seed) {
@@ -257,37 +238,18 @@ void RunAll(const Settings& settings) {
 
 int main(int argc, char** argv) {
   Settings settings;
-  settings.search.workers = std::max(1U, std::thread::hardware_concurrency());
   CLI::App app(
       "Puts the frozen weights of three networks into every format and measures each network as it is, and "
       "with NOLA adapters trained on it for a new task: every format with the same search over learning "
-      "rates on held-back data, and the same seeds.\n"
-      "Data: Debian's dataset-fashion-mnist, bible-kjv, bible-kjv-text and jargon-text; "
-      "examples/language_detector/run.sh fetches the rest.");
+      "rates on held-back data, and the same seeds.\n" +
+      std::string(examples::kDataNote));
   app.add_option("-o,--output", settings.output, "directory for results.csv, made if missing")
       ->capture_default_str();
-  app.add_option("--fashion", settings.fashion, "directory of the four Fashion-MNIST files")
-      ->capture_default_str();
-  app.add_option("--detector", settings.detector, "where examples/language_detector/run.sh left its files")
-      ->capture_default_str();
-  app.add_option("--tasks", settings.tasks, "which to run")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"fashion", "detector", "text"}))
-      ->capture_default_str();
+  examples::AddTaskOptions(app, settings);
   const auto* seeds = app.add_option("--seeds", settings.seeds, "trainings for each format at its best rate")
                           ->check(CLI::Range(2, 100))
                           ->capture_default_str();
-  const auto* rounds =
-      app.add_option("--search-rounds", settings.search.rounds,
-                     "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
-          ->check(CLI::Range(1, 10))
-          ->capture_default_str();
-  app.add_option("--search-seeds", settings.search.seeds, "runs for each rate of the search")
-      ->check(CLI::Range(1, 100))
-      ->capture_default_str();
-  app.add_option("--workers", settings.search.workers, "runs at a time; changes no result")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+  const auto* rounds = examples::AddSearchOptions(app, settings.search);
   app.add_flag("--small", settings.small,
                "a run of seconds that shows that all works: little data, few steps; two seeds and one round, "
                "where not given otherwise");

@@ -12,12 +12,12 @@
 #include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "output_files.hpp"
 #include "statistics.hpp"
+#include "study_options.hpp"
 #include "tasks.hpp"
 
 namespace {
@@ -29,16 +29,11 @@ using nola::AdapterKind;
 using nola::BasisDistribution;
 using nola::Index;
 
-struct Settings {
+struct Settings : examples::StudySettings {
   std::filesystem::path output = "results/basis_study";
-  std::filesystem::path fashion = "/usr/share/datasets/fashion-mnist";
-  std::filesystem::path detector = "results/language_detector";
-  std::vector<std::string> tasks = {"fashion", "detector", "text"};
   std::vector<Index> bases = {16, 64, 256, 1024, 4096};
   std::vector<Index> denseBases = {16, 64, 256, 1024, 4096};
   std::vector<Index> ranks = {1, 2, 4, 8, 16};
-  std::uint64_t seeds = 5;
-  examples::SearchSettings search = {.rounds = 2, .seeds = 1};
   bool resume = false;
 };
 
@@ -99,30 +94,19 @@ Index TrainedNumbers(const Task& task, const AdapterConfig& config) {
 /// Tunes and tests the methods of a group.
 std::vector<Row> Study(const Task& task, const std::vector<AdapterConfig>& methods,
                        const Settings& settings) {
-  std::vector<std::size_t> all(methods.size());
   std::vector<Row> rows;
-  for (std::size_t i = 0; i < methods.size(); ++i) {
-    all[i] = i;
-    rows.push_back({.config = methods[i], .numbers = TrainedNumbers(task, methods[i])});
+  for (const AdapterConfig& method : methods) {
+    rows.push_back({.config = method, .numbers = TrainedNumbers(task, method)});
   }
-  const auto adapt = [&](examples::Run& run, Data data) {
-    examples::Adapt(task, task.network, examples::ByConfig(methods[run.method]), data, run);
-  };
-  const auto searched = examples::SearchRates(all, settings.search, {},
-                                              [&](examples::Run& run) { adapt(run, Data::heldBack); });
-  const auto name = [&](std::size_t method) { return "  " + Name(methods[method]); };
-  std::cout << examples::DivergedNote(searched, examples::kSearchNote, name);
-  std::vector<examples::Run> runs;
-  for (const std::size_t i : all) {
-    const auto own = examples::FinalRuns(i, searched, settings.seeds);
+  const std::vector<examples::Run> runs = examples::TuneAndTest(
+      methods.size(), settings, {}, [&](std::size_t method) { return "  " + Name(methods[method]); },
+      [&](examples::Run& run, Data data) {
+        examples::Adapt(task, task.network, examples::ByConfig(methods[run.method]), data, run);
+      });
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::vector<examples::Run> own = nola::TrialsOf(runs, i);
     rows[i].rate = own.front().learningRate;
-    runs.insert(runs.end(), own.begin(), own.end());
-  }
-  examples::ForEachRun(runs, settings.search.workers, "", {},
-                       [&](examples::Run& run) { adapt(run, Data::test); });
-  std::cout << examples::DivergedNote(runs, examples::kFinalNote, name);
-  for (const std::size_t i : all) {
-    const examples::Summary summary = examples::Summarise(nola::TrialsOf(runs, i));
+    const examples::Summary summary = examples::Summarise(own);
     rows[i].mean = summary.score.mean;
     rows[i].deviation = summary.score.deviation;
     rows[i].seconds = summary.cpuSeconds;
@@ -339,24 +323,15 @@ void Run(const Settings& settings) {
 
 int main(int argc, char** argv) {
   Settings settings;
-  settings.search.workers = std::max(1U, std::thread::hardware_concurrency());
   CLI::App app(
       "Compares the four distributions of bases, their number and the rank on the tasks of the other "
       "examples, "
       "with LoRA beside them. Every method has the same search over learning rates on held-back training "
-      "data.\n"
-      "Data: Debian's dataset-fashion-mnist, bible-kjv, bible-kjv-text and jargon-text; "
-      "examples/language_detector/run.sh fetches the rest.");
+      "data.\n" +
+      std::string(examples::kDataNote));
   app.add_option("-o,--output", settings.output, "directory for results.csv and the plot, made if missing")
       ->capture_default_str();
-  app.add_option("--fashion", settings.fashion, "directory of the four Fashion-MNIST files")
-      ->capture_default_str();
-  app.add_option("--detector", settings.detector, "where examples/language_detector/run.sh left its files")
-      ->capture_default_str();
-  app.add_option("--tasks", settings.tasks, "which to run")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"fashion", "detector", "text"}))
-      ->capture_default_str();
+  examples::AddTaskOptions(app, settings);
   app.add_option("--bases", settings.bases, "of each factor of each layer")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20))
@@ -373,16 +348,7 @@ int main(int argc, char** argv) {
   app.add_option("--seeds", settings.seeds, "runs of each method")
       ->check(CLI::Range(2, 10))
       ->capture_default_str();
-  app.add_option("--search-rounds", settings.search.rounds,
-                 "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
-      ->check(CLI::Range(1, 10))
-      ->capture_default_str();
-  app.add_option("--search-seeds", settings.search.seeds, "runs for each rate of the search")
-      ->check(CLI::Range(1, 100))
-      ->capture_default_str();
-  app.add_option("--workers", settings.search.workers, "runs at a time; changes no result")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+  examples::AddSearchOptions(app, settings.search);
   app.add_flag("--resume", settings.resume,
                "keep the rows that results.csv in the output directory has, run the others");
   CLI11_PARSE(app, argc, argv);
