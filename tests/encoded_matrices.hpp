@@ -12,8 +12,6 @@ namespace test {
 using nola::EncodedMatrix;
 using nola::WeightFormat;
 
-inline constexpr std::array kFormats{WeightFormat::f32,  WeightFormat::f16,  WeightFormat::bf16,
-                                     WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4};
 inline constexpr std::array kQuantizedFormats{WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4};
 
 /// Encoded numbers and their memory: as a mapped file's, of no alignment.

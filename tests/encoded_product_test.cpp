@@ -69,7 +69,7 @@ struct Shape {
 
 TEMPLATE_TEST_CASE("a product with an encoded matrix has the bits of one with the decoded matrix", "", float,
                    double) {
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     for (const Shape& shape :
          {Shape{1, 1, 1}, Shape{3, 70, 0}, Shape{1, 200, 700}, Shape{1, 77, 1088}, Shape{5, 193, 513},
           Shape{17, 130, 64}, Shape{40, 400, 1030}, Shape{16, 31, 512}}) {
@@ -136,7 +136,7 @@ TEMPLATE_TEST_CASE("any number of threads gives the same bits", "[threads]", flo
 TEMPLATE_TEST_CASE("a warm thread allocates nothing, and never holds the matrix decoded", "", float, double) {
   if (!test::kCountsAllocations) return;
   const test::LoopThreads one(1);
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     for (const bool transposed : {false, true}) {
       const Example<TestType> example(format, 20, 2000, 600, transposed);
       Tensor<TestType> result(20, 2000);

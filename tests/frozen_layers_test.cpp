@@ -42,7 +42,7 @@ Tensor<T> Bias(Index size) {
 template <class T>
 std::vector<std::shared_ptr<FrozenDenseLayer<T>>> Layers(Index in, Index out) {
   std::vector<std::shared_ptr<FrozenDenseLayer<T>>> layers;
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     layers.push_back(std::make_shared<FrozenDenseLayer<T>>(Random(format, out, in), true, Bias<T>(out)));
     if (nola::FactsOf(format).IsQuantized()) continue;
     layers.push_back(std::make_shared<FrozenDenseLayer<T>>(Random(format, in, out), false));
@@ -238,7 +238,7 @@ TEMPLATE_TEST_CASE("a plan decodes a weight that it cannot read where it lies", 
 
 TEMPLATE_TEST_CASE("a frozen table gives its rows and the head that shares it", "", float, double) {
   using T = TestType;
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     FrozenEmbedding<T> frozen(Random(format, 40, 70));
     nola::Embedding<T> dense(test::Decoded<T>(frozen.Weight().weight->Matrix()));
     const Tensor<T> tokens = test::RandomTokens<T>(11, 40, 1);
@@ -268,7 +268,7 @@ TEMPLATE_TEST_CASE("a decoder takes frozen tables, its tied head with them", "",
   nola::TransformerDecoder<T> decoder(
       {.vocabularySize = 40, .positions = 16, .width = 12, .blocks = 2, .heads = 3});
   const Tensor<T> tokens = test::RandomTokens<T>(16, 40, 3);
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     const auto table = [&](const char* name) {
       const Tensor<float> numbers = nola::FindLayer<T>(decoder, name)->AsTable()->Count() == 40
                                         ? RandomTensor<float>(40, 12, 1)

@@ -76,7 +76,7 @@ TEMPLATE_TEST_CASE("stored weights come back byte for byte, mapped or from memor
   using T = TestType;
   const TemporaryDirectory directory;
   const Tensor<T> input = RandomTensor<T>(4, 12, 1);
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     INFO(nola::WeightFormatName(format));
     const auto saved = Quantized<T>(format);
     nola::SaveWeights(*saved, directory / "w");
@@ -124,7 +124,7 @@ TEMPLATE_TEST_CASE("loading in a format gives what quantising after loading give
   const Tensor<T> input = RandomTensor<T>(4, 12, 1);
   for (const NumberType type : {NumberType::f64, NumberType::f32, NumberType::f16, NumberType::bf16}) {
     nola::SaveWeights(*saved, directory / "w", type);
-    for (const WeightFormat format : test::kFormats) {
+    for (const WeightFormat format : nola::kWeightFormats) {
       INFO(nola::NumberTypeName(type) << " as " << nola::WeightFormatName(format));
       const auto expected = SmallNetwork<T>(6);
       nola::LoadWeights(*expected, directory / "w");
@@ -152,7 +152,7 @@ TEMPLATE_TEST_CASE("a file in PyTorch's layout is read as it lies, or transposed
           directory / "w",
           {nola::NumbersEntry<T>("fc.weight", {numbers.rows(), numbers.cols()},
                                  {numbers.data(), static_cast<std::size_t>(numbers.size())}, type)});
-      for (const WeightFormat format : test::kFormats) {
+      for (const WeightFormat format : nola::kWeightFormats) {
         nola::Sequential<T> dense;
         dense.template Emplace<nola::DenseLayer<T>>("fc", 900, 70, false, 3U);
         nola::Sequential<T> frozen;
@@ -175,7 +175,7 @@ TEST_CASE("numbers that are in the format already are not copied, and outlive th
   const TemporaryDirectory directory;
   auto saved = std::make_shared<nola::Sequential<float>>();
   saved->Emplace<nola::DenseLayer<float>>("fc", 700, 500, true, 1U);
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     const std::shared_ptr<nola::ILayer<float>> source = saved->Clone();
     nola::QuantizeLayers(source, {"*"}, format);
     nola::SaveWeights(*source, directory / "w");

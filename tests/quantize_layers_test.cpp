@@ -39,7 +39,7 @@ std::string TypeAt(const nola::ILayer<T>& network, const std::string& path) {
 TEMPLATE_TEST_CASE("what the patterns name is frozen in the format, and the rest stays", "", float, double) {
   using T = TestType;
   const Tensor<T> input = RandomTensor<T>(8, 90, 1);
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     INFO(nola::WeightFormatName(format));
     const auto network = Network<T>();
     const Tensor<T> before = network->Infer(input);

@@ -37,9 +37,9 @@ TEST_CASE("decoding gives what was encoded, as near as the format can") {
   const Tensor<float> numbers = RandomTensor<float>(7, 200, 3);
   // The largest error over the range of -1..1: half a step of each.
   const std::vector<double> largest{0, std::ldexp(1.0, -11), std::ldexp(1.0, -8), 0.5 / 127, 0.15, 0.16};
-  for (std::size_t i = 0; i < test::kFormats.size(); ++i) {
-    const Encoded encoded(test::kFormats[i], numbers);
-    INFO(nola::WeightFormatName(test::kFormats[i]));
+  for (std::size_t i = 0; i < nola::kWeightFormats.size(); ++i) {
+    const Encoded encoded(nola::kWeightFormats[i], numbers);
+    INFO(nola::WeightFormatName(nola::kWeightFormats[i]));
     const Tensor<float> decoded = Decoded<float>(encoded.matrix);
     REQUIRE(static_cast<double>((decoded - numbers).cwiseAbs().maxCoeff()) <= largest[i] * 1.01);
     REQUIRE(nola::FaultOf(encoded.matrix).empty());
@@ -49,7 +49,7 @@ TEST_CASE("decoding gives what was encoded, as near as the format can") {
 
 TEST_CASE("any piece of a row decodes to the same numbers") {
   const Tensor<float> numbers = RandomTensor<float>(2, 150, 4);
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     const Encoded encoded(format, numbers);
     const Tensor<float> whole = Decoded<float>(encoded.matrix);
     for (const Index first : {0, 1, 63, 64, 65, 149}) {
@@ -120,7 +120,7 @@ TEST_CASE("the values of a block follow from its levels, scale and minimum by th
 }
 
 TEST_CASE("rows of zeros, of one number and of tiny numbers come back") {
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     for (const float number : {0.0F, 0.5F, -0.25F, 1e-30F}) {
       const Encoded encoded(format, Tensor<float>::Constant(2, 70, number));
       const float error = (Decoded<float>(encoded.matrix).array() - number).abs().maxCoeff();
@@ -149,7 +149,7 @@ TEST_CASE("int4 leaves out the ends of a range to the gain of the other numbers"
 }
 
 TEST_CASE("numbers that a format cannot hold are refused") {
-  for (const WeightFormat format : test::kFormats) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     for (const float number :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       Tensor<float> numbers = Tensor<float>::Zero(2, 70);

@@ -364,8 +364,7 @@ void CompareFormats(const Decoder& base, const Shape& shape, Index generated, in
   std::vector<double> peaks;
   Race tokens;
   Race steps;
-  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
-                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     Frozen& each = *frozen.emplace_back(std::make_unique<Frozen>(base, format));
     Training& training =
         *trainings.emplace_back(std::make_unique<Training>(*each.network, nola::AdapterKind::nola, shape));

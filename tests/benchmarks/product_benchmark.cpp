@@ -131,8 +131,7 @@ void CompareFormats(Report& report, Index rows, Index side, double seconds, cons
   std::vector<std::shared_ptr<const nola::EncodedWeight>> weights;
   for (const bool forward : {true, false}) {
     Race race;
-    for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
-                                      WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+    for (const WeightFormat format : nola::kWeightFormats) {
       weights.push_back(
           nola::EncodedWeight::Encode(format, side, side, [&](Index first, Index count, float* to) {
             std::copy_n(numbers.data() + first * side, count * side, to);

@@ -72,8 +72,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const auto file = nola::SafetensorsFile::FromBytes(std::as_bytes(std::span(data, size)));
     for (const auto mode : {nola::LoadMode::strict, nola::LoadMode::lenient}) {
-      for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
-                                        WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+      for (const WeightFormat format : nola::kWeightFormats) {
         Load(file, std::nullopt, {.mode = mode, .format = format});
         Load(file, format, {.layout = nola::WeightLayout::outputByInput, .mode = mode});
       }

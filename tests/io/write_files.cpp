@@ -40,8 +40,7 @@ void WriteTypes(const std::filesystem::path& path) {
 /// A frozen weight in each format, and beside it the numbers that it decodes to, [out x in].
 void WriteFrozen(const std::filesystem::path& directory) {
   using nola::WeightFormat;
-  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16,
-                                    WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4}) {
+  for (const WeightFormat format : nola::kWeightFormats) {
     nola::Sequential<float> network;
     network.Emplace<nola::DenseLayer<float>>("fc", 150, 3, true, 5U);
     nola::QuantizeLayers<float>(network, {"fc"}, format);

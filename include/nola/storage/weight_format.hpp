@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <span>
@@ -26,6 +27,10 @@ enum class WeightFormat {
   int4,  ///< levels 0..15, and a scale and a minimum, binary16, for each 64 numbers of a stored row
   nf4    ///< one of sixteen fixed levels in -1..1, and a scale, binary16, for each 64 numbers likewise
 };
+
+/// All of them, in the order of their values.
+inline constexpr std::array kWeightFormats{WeightFormat::f32,  WeightFormat::f16,  WeightFormat::bf16,
+                                           WeightFormat::int8, WeightFormat::int4, WeightFormat::nf4};
 
 /// Decodes `count` numbers of a stored row from `first` on. The pointers are the row's.
 using NumberDecoder = void (*)(const std::byte* levels, const std::byte* scales, Index first, Index count,

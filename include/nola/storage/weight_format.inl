@@ -260,7 +260,7 @@ NOLA_DEFINITION const WeightFormatFacts& FactsOf(WeightFormat format) {
   using detail::FactsWith;
   using detail::PlainFormat;
   using Type = NumberType;
-  static constexpr std::array<WeightFormatFacts, 6> kFormats{
+  static constexpr std::array<WeightFormatFacts, kWeightFormats.size()> kFormats{
       FactsWith<PlainFormat<Type::f32>>("f32", Type::f32, Type::unknown, 1, 4, 0),
       FactsWith<PlainFormat<Type::f16>>("f16", Type::f16, Type::unknown, 1, 2, 0),
       FactsWith<PlainFormat<Type::bf16>>("bf16", Type::bf16, Type::unknown, 1, 2, 0),
