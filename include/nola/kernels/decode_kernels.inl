@@ -29,47 +29,39 @@ NOLA_INLINE __m256 FillHalf(const std::byte* from) {
   return _mm256_set1_ps(_cvtsh_ss(LoadLittleEndian<std::uint16_t>(from)));
 }
 
-/// The formats: what scales a block of a row, and numbers 8n .. 8n+7 of the block.
+/// The formats: the bytes of a block of a row, what scales it, and numbers 8n .. 8n+7 of it.
 struct BFloat16Decoder {
   static constexpr WeightFormat kFormat = WeightFormat::bf16;
+  static constexpr Index kBytes = 2 * kDecodedBlock;
   struct Scales {};
   static NOLA_INLINE Scales ScalesOf(const std::byte*, Index) { return {}; }
-  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
-    __builtin_prefetch(levels + 2 * kDecodedBlock * block);
-    __builtin_prefetch(levels + 2 * kDecodedBlock * block + 64);
-  }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales&, Index block, Index n) {
-    const __m256i words = _mm256_cvtepu16_epi32(LoadHalf(levels + 2 * (kDecodedBlock * block + 8 * n)));
+    const __m256i words = _mm256_cvtepu16_epi32(LoadHalf(levels + kBytes * block + 16 * n));
     return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
   }
 };
 
 struct Float16Decoder {
   static constexpr WeightFormat kFormat = WeightFormat::f16;
+  static constexpr Index kBytes = 2 * kDecodedBlock;
   struct Scales {};
   static NOLA_INLINE Scales ScalesOf(const std::byte*, Index) { return {}; }
-  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
-    __builtin_prefetch(levels + 2 * kDecodedBlock * block);
-    __builtin_prefetch(levels + 2 * kDecodedBlock * block + 64);
-  }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales&, Index block, Index n) {
-    return _mm256_cvtph_ps(LoadHalf(levels + 2 * (kDecodedBlock * block + 8 * n)));
+    return _mm256_cvtph_ps(LoadHalf(levels + kBytes * block + 16 * n));
   }
 };
 
 struct Int8Decoder {
   static constexpr WeightFormat kFormat = WeightFormat::int8;
+  static constexpr Index kBytes = kDecodedBlock;
   struct Scales {
     __m256 scale;
   };
   static NOLA_INLINE Scales ScalesOf(const std::byte* scales, Index) {
     return {_mm256_set1_ps(LoadLittleEndian<float>(scales))};
   }
-  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
-    __builtin_prefetch(levels + kDecodedBlock * block);
-  }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales& scales, Index block, Index n) {
-    const std::byte* const from = levels + kDecodedBlock * block + 8 * n;
+    const std::byte* const from = levels + kBytes * block + 8 * n;
     const __m256i words = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
     return _mm256_mul_ps(_mm256_cvtepi32_ps(words), scales.scale);
   }
@@ -84,15 +76,13 @@ NOLA_INLINE __m256i HalfBytes(const std::byte* levels, Index block, Index n) {
 
 struct Int4Decoder {
   static constexpr WeightFormat kFormat = WeightFormat::int4;
+  static constexpr Index kBytes = HalfByteBlocks::kBytes;
   struct Scales {
     __m256 scale;
     __m256 minimum;
   };
   static NOLA_INLINE Scales ScalesOf(const std::byte* scales, Index block) {
     return {FillHalf(scales + 4 * block), FillHalf(scales + 4 * block + 2)};
-  }
-  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
-    __builtin_prefetch(levels + HalfByteBlocks::kBytes * block);
   }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales& scales, Index block, Index n) {
     const __m256i level = _mm256_and_si256(HalfBytes(levels, block, n), _mm256_set1_epi32(15));
@@ -102,14 +92,12 @@ struct Int4Decoder {
 
 struct NF4Decoder {
   static constexpr WeightFormat kFormat = WeightFormat::nf4;
+  static constexpr Index kBytes = HalfByteBlocks::kBytes;
   struct Scales {
     __m256 scale;
   };
   static NOLA_INLINE Scales ScalesOf(const std::byte* scales, Index block) {
     return {FillHalf(scales + 2 * block)};
-  }
-  static NOLA_INLINE void Prefetch(const std::byte* levels, Index block) {
-    __builtin_prefetch(levels + HalfByteBlocks::kBytes * block);
   }
   static NOLA_INLINE __m256 Eight(const std::byte* levels, const Scales& scales, Index block, Index n) {
     const __m256i words = HalfBytes(levels, block, n);
@@ -121,6 +109,15 @@ struct NF4Decoder {
     return _mm256_mul_ps(value, scales.scale);
   }
 };
+
+/// Asks for a block, which may lie beyond the end of what there is.
+template <class Format>
+NOLA_INLINE void PrefetchBlock(const std::byte* levels, Index block) {
+  constexpr Index kLine = 64;
+  _Pragma("GCC unroll 2") for (Index i = 0; i < Format::kBytes; i += kLine) {
+    __builtin_prefetch(levels + Format::kBytes * block + i);
+  }
+}
 
 /// Whole blocks in registers of eight numbers; what is before and behind them is left to the format's own
 /// function. A template, so that programs without encoded weights do not compile it.
@@ -134,7 +131,7 @@ NOLA_TARGET void DecodeBlocks(const std::byte* levels, const std::byte* scales, 
   for (; i + kDecodedBlock <= count; i += kDecodedBlock) {
     const Index block = (first + i) / kDecodedBlock;
     const auto own = Format::ScalesOf(scales, block);
-    Format::Prefetch(levels, block + kPrefetched);
+    PrefetchBlock<Format>(levels, block + kPrefetched);
     _Pragma("GCC unroll 8") for (Index n = 0; n < 8; ++n) {
       _mm256_storeu_ps(to + i + 8 * n, Format::Eight(levels, own, block, n));
     }

@@ -49,8 +49,8 @@ class EncodedDots {
     for (Index block = k / kDecodedBlock; block < end / kDecodedBlock; ++block) {
       const float* const factors = left + kDecodedBlock * block;
       _Pragma("GCC unroll 2") for (Index c = 0; c < kColumns; c += 2) {
-        Format::Prefetch(levels[c] + kColumns * right.levelStride, block);
-        Format::Prefetch(levels[c + 1] + kColumns * right.levelStride, block);
+        PrefetchBlock<Format>(levels[c] + kColumns * right.levelStride, block);
+        PrefetchBlock<Format>(levels[c + 1] + kColumns * right.levelStride, block);
         const auto own = Format::ScalesOf(scales[c], block);
         const auto next = Format::ScalesOf(scales[c + 1], block);
         _Pragma("GCC unroll 8") for (Index n = 0; n < 8; ++n) {

@@ -111,6 +111,7 @@ class LayerBase : public virtual ILayer<T> {
     // Eigen would offset the null pointer of an empty batch.
     if (IsTrainable(index) && rows.rows() > 0) Gradient(index) += rows.colwise().sum();
   }
+  /// The same of rows in memory, row after row.
   void AddRowsToGradient(std::size_t index, const TensorRef<T>& rows) {
     if (!IsTrainable(index) || rows.rows() == 0) return;
     T* const sum = Gradient(index).data();
