@@ -1,15 +1,19 @@
 // The known answers of the basis specification, compared with what the library computes.
 #pragma once
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nola/kernels/basis_kernels.hpp"
+#include "nola/kernels/weight_frame.hpp"
 #include "nola/random/basis_generator.hpp"
 
 namespace golden {
@@ -141,6 +145,62 @@ inline Mismatches CombinedFactors(const Json& answers, nola::InstructionSet set)
           wrong.push_back(std::string(nola::InstructionSetName(set)) + ": combined " + row.dump());
         }
       }
+    }
+  }
+  return wrong;
+}
+
+/// The weights that make_frame_golden.py describes.
+inline nola::Tensor<float> WeightOf(const Json& row) {
+  const nola::BasisGenerator words(std::stoull(row["seed"].get<std::string>()));
+  const nola::BasisGenerator uniform(words.Seed(), 0, nola::BasisDistribution::uniform);
+  const auto kind = row["weight"].get<std::string>();
+  nola::Tensor<float> weight(row["rows"].get<nola::Index>(), row["columns"].get<nola::Index>());
+  const nola::BasisShape shape{weight.rows(), weight.cols(), 1};
+  const auto small = [&](nola::Index c, nola::Index position) {
+    return static_cast<int>(words.Word(nola::Factor::b, c, 0, position) % 7) - 3;
+  };
+  for (nola::Index i = 0; i < weight.rows(); ++i) {
+    for (nola::Index j = 0; j < weight.cols(); ++j) {
+      if (kind == "uniform") {
+        weight(i, j) =
+            std::ldexp(uniform.Element<float>(nola::Factor::b, j, 0, i, shape), -static_cast<int>(j / 4));
+      } else if (kind == "lowrank") {
+        int sum = 0;
+        for (nola::Index c = 0; c < 4; ++c) sum += small(c, i) * small(100 + c, j);
+        weight(i, j) = static_cast<float>(sum);
+      } else {
+        weight(i, j) = std::popcount(static_cast<std::uint64_t>(i & j)) % 2 == 0 ? 1.0F : -1.0F;
+      }
+    }
+  }
+  return weight;
+}
+
+inline nola::detail::FrameSides FrameOf(const nola::Tensor<float>& weight, nola::Index rank,
+                                        nola::InstructionSet set) {
+  const auto read = [&](nola::Index first, nola::Index count, float* rows) {
+    std::copy_n(weight.data() + first * weight.cols(), count * weight.cols(), rows);
+  };
+  return nola::detail::ComputeFrame(weight.rows(), weight.cols(), rank, read, set);
+}
+
+/// Frames of weights, against the answers of the frame specification.
+inline Mismatches Frames(const Json& answers, nola::InstructionSet set) {
+  Mismatches wrong;
+  for (const Json& row : answers.at("frames")) {
+    const nola::detail::FrameSides sides = FrameOf(WeightOf(row), row["rank"].get<nola::Index>(), set);
+    const std::string what = std::string(nola::InstructionSetName(set)) + ": frame of " +
+                             row["weight"].get<std::string>() + " " + row["seed"].get<std::string>();
+    for (const auto& [side, name] : {std::pair(&sides.left, "left"), std::pair(&sides.right, "right")}) {
+      for (std::size_t j = 0; j < row[name].size(); ++j) {
+        if (!Same((*side)(side->rows() - 1, static_cast<nola::Index>(j)), row[name][j])) {
+          wrong.push_back(what + ", column " + std::to_string(j) + " " + name);
+        }
+      }
+    }
+    if (nola::detail::FrameChecksum(sides) != row["checksum"].get<std::string>()) {
+      wrong.push_back(what + ", checksum");
     }
   }
   return wrong;

@@ -521,3 +521,123 @@ TEST_CASE("an adapter for a network of 784-512-512-10 with 1,536 coefficients ta
   CHECK(report.savedNumbers == 1536);
   CHECK(report.fileBytes < 8000);
 }
+
+namespace {
+
+/// Adapters whose bases lie in frames of their weights, those of A without coefficients if asked.
+template <class T>
+std::shared_ptr<nola::Sequential<T>> InFrames(Index numBasisA = 11) {
+  auto network = SmallNetwork<T>();
+  nola::AdaptLayers(network, nola::AdapterConfig{.targetModules = {"first", "inner.*"},
+                                                 .rank = 3,
+                                                 .numBasisA = numBasisA,
+                                                 .numBasisB = 6,
+                                                 .frame = nola::BasisFrame::weight,
+                                                 .frameRank = 5});
+  test::RandomizeParameters<T>(*network, 9);
+  return network;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("adapters with frames come back bit for bit, and nothing of a frame is in the file", "",
+                   float, double) {
+  const TemporaryDirectory directory;
+  for (const Index numBasisA : {11, 0}) {
+    for (const auto format : {CoefficientFormat::exact, CoefficientFormat::float16, CoefficientFormat::int8,
+                              CoefficientFormat::int4}) {
+      const auto saved = InFrames<TestType>(numBasisA);
+      SaveAdapters(*saved, directory / "a", {.coefficients = format});
+      const auto loaded = SmallNetwork<TestType>();
+      LoadAdapters(*loaded, directory / "a");
+      if (format == CoefficientFormat::exact) CHECK(SameOutputs<TestType>(*saved, *loaded));
+      SaveAdapters(*loaded, directory / "b", {.coefficients = format});
+      CHECK(test::ReadFile(directory / "a") == test::ReadFile(directory / "b"));
+      const nola::AdapterFile file(directory / "a");
+      const nola::AdapterRecord& record = file.Adapters()[1];
+      CHECK(record.frame == nola::BasisFrame::weight);
+      CHECK((record.frameRank == 5 && record.numBasisA == numBasisA));
+      CHECK(record.frameChecksum.size() == 16);
+      CHECK(file.File().Tensors().size() == 4);
+    }
+  }
+}
+
+TEST_CASE("a frame that is not the one an adapter was trained in is an error") {
+  const TemporaryDirectory directory;
+  const auto saved = InFrames<float>();
+  SaveAdapters(*saved, directory / "a");
+  const std::string key = "adapter.inner.second";
+  const auto refused = [&](const std::string& from, const std::string& to, const std::string& reason) {
+    Content content(directory / "a");
+    content.Replace(key, from, to);
+    content.Write(directory / "changed");
+    const auto network = SmallNetwork<float>();
+    INFO(LoadError(*network, directory / "changed"));
+    CHECK(Contains(LoadError(*network, directory / "changed"), reason));
+    test::RequireRefused<FileError>(*network, [&] { LoadAdapters(*network, directory / "changed"); });
+  };
+  const std::string checksum = nola::AdapterFile(directory / "a").Adapters()[1].frameChecksum;
+  refused(checksum, "0123456789abcdef", "the frame of 'inner.second' comes out differently");
+  refused("frame=weight,5", "frame=weight,6", "the frame of 'inner.second' comes out differently");
+  refused("frame=weight,5", "frame=weight,2", "the rank of its frame");
+  refused("frame=weight,5", "frame=weight,99", "the rank of its frame");
+  refused("frame=weight,5", "frame=inputs,5", "not a description");
+  refused("frame=weight,5", "frame=weight,05", "not a description");
+  refused("frame=weight,5," + checksum + " ", "", "the bases of 'inner.second'");  // of another length
+
+  // On another base it has no meaning: anyBase does not help.
+  const auto other = SmallNetwork<float>();
+  nola::Tensor<float> weight = *other->TryGetParameter("inner.second.weight");
+  weight(3, 3) += 0.25F;
+  other->SetParameter("inner.second.weight", weight);
+  const std::string error =
+      ErrorOf<FileError>([&] { LoadAdapters(*other, directory / "a", {.anyBase = true}); });
+  CHECK(Contains(error, "'inner.second': its bases lie in a frame of the weight that it was trained on"));
+}
+
+TEST_CASE(
+    "an adapter whose weight has changed under its frame is not written into a file that nobody can open") {
+  const TemporaryDirectory directory;
+  const auto network = InFrames<float>();
+  SaveAdapters(*network, directory / "a");
+  const auto before = test::ReadFile(directory / "a");
+  const auto base = nola::FindAdapters<float>(*network)[0].adapter->BaseLayer();
+  base->SetParameter("weight",
+                     *base->TryGetParameter("weight") * 1.5F + nola::Tensor<float>::Identity(12, 9));
+  const auto error = ErrorOf<nola::ConfigError>([&] { SaveAdapters(*network, directory / "a"); });
+  CHECK(Contains(error, "the weight of 'first' has changed since the frame of its adapter was taken"));
+  CHECK(test::ReadFile(directory / "a") == before);
+}
+
+TEMPLATE_TEST_CASE("frames are kept in a file, and adapters take them from there", "", float, double) {
+  using T = TestType;
+  const TemporaryDirectory directory;
+  std::vector<std::string> checksums;
+  nola::Tensor<T> left;
+  {
+    const auto network = InFrames<T>();
+    CHECK(SaveFrames(*network, directory / "frames") == 2);
+    SaveAdapters(*network, directory / "a");
+    left = nola::FrameOf(*nola::FindAdapters<T>(*network)[0].adapter->BaseLayer(), 5)->left;
+  }
+  const auto frames = nola::LoadFrames<T>(directory / "frames");
+  REQUIRE(frames.size() == 2);
+  const auto network = SmallNetwork<T>();
+  const auto frame = nola::FrameOf<T>(*network->Layer(0), 5);
+  CHECK((frame == frames[0] || frame == frames[1]));
+  CHECK(test::SameBits(frame->left, left));
+  LoadAdapters(*network, directory / "a");
+  CHECK_THROWS_AS(SaveFrames(*SmallNetwork<T>(), directory / "none"), nola::ConfigError);
+
+  Content content(directory / "frames");
+  const std::string name = content.entries.begin()->first;
+  content.entries.erase(name);
+  content.Write(directory / "half");
+  CHECK_THROWS_AS(nola::LoadFrames<T>(directory / "half"), FileError);
+  content = Content(directory / "frames");
+  content.metadata["frame_specification"] = "2";
+  content.Write(directory / "next");
+  CHECK_THROWS_AS(nola::LoadFrames<T>(directory / "next"), FileError);
+  CHECK_THROWS_AS(nola::LoadFrames<T>(directory / "a"), FileError);
+}

@@ -76,7 +76,7 @@ inline void RequireRightGradients(nola::ILayer<double>& layer, const Tensor<doub
   layer.SetParameters(parameters);
   Index first = 0;
   for (const nola::ConstParameter<double>& parameter : std::as_const(layer).Parameters()) {
-    if (!parameter.trainable) continue;
+    if (!parameter.trainable || parameter.value.size() == 0) continue;
     const Index count = parameter.value.size();
     RequireSameJacobian(parameter.name, byParameters.middleCols(first, count),
                         numeric.middleCols(first, count));

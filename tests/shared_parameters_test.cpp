@@ -292,7 +292,7 @@ TEST_CASE("adapting that is refused leaves lists and marks as they were") {
   AdapterConfig none = Config(CoefficientSharing::all);
   none.targetModules = {"first"};
   for (const Index count : {Index{-5}, Index{0}, Index{1} << 40}) {
-    none.numBasisA = count;
+    none.numBasisB = count;
     REQUIRE_THROWS_AS(nola::AdaptLayers<double>(*network, none), ConfigError);
   }
   REQUIRE(test::Snapshot<double>(*network) == before);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "nola/io/adapters/adapter_file.hpp"
+#include "nola/io/adapters/frame_file.hpp"
 #include "nola/io/adapters/load_adapters.hpp"
 #include "nola/io/adapters/save_adapters.hpp"
 #include "nola/io/checkpoint.hpp"

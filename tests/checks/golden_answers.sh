@@ -18,7 +18,7 @@ for i in "${!levels[@]}"; do printf '%s\0%s\0' "${levels[$i]}" "$work/answers$i"
 
 failed=0
 for i in "${!levels[@]}"; do
-  if "$work/answers$i" "$source/tests/golden/basis-v1.json"; then
+  if "$work/answers$i" "$source/tests/golden/basis-v1.json" "$source/tests/golden/frame-v1.json"; then
     echo "right: $compiler ${levels[$i]}"
   else
     echo "WRONG: $compiler ${levels[$i]}"

@@ -34,13 +34,15 @@ struct AdapterConfig {
   AdapterKind kind = AdapterKind::nola;
   Index rank = 8;           ///< of each adapter
   bool clampRank = false;   ///< a layer too narrow for the rank gets min(in, out) instead of an error
-  Index numBasisA = 64;     ///< coefficients of A, in each adapter
+  Index numBasisA = 64;     ///< coefficients of A, in each adapter; 0 leaves A as it is at the start
   Index numBasisB = 64;     ///< coefficients of B, in each adapter
   double alpha = -1;        ///< negative means alpha = rank
   std::uint64_t seed = 42;  ///< of all bases
   std::uint32_t stream =
       0;  ///< of the first adapter; the next ones count up, so that no two share their bases
   BasisDistribution distribution = kDefaultDistribution;
+  BasisFrame frame = BasisFrame::none;  ///< see NOLAOptions
+  Index frameRank = 128;                ///< directions of each frame; with clampRank at most min(in, out)
   /// The network lists a shared vector, `nola_coefficients_a` or `nola_coefficients_a_768x3072`, once.
   CoefficientSharing share = CoefficientSharing::none;
 };
@@ -184,14 +186,17 @@ std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& co
       return detail::SharedAdapter<T>(new LoRAAdapter<T>(std::move(layer), rank, config.alpha,
                                                          config.seed + static_cast<std::uint64_t>(index)));
     }
-    const NOLAOptions options{.rank = rank,
-                              .numBasisA = config.numBasisA,
-                              .numBasisB = config.numBasisB,
-                              .alpha = config.alpha,
-                              .seed = config.seed,
-                              .stream = config.stream + static_cast<std::uint32_t>(index),
-                              .distribution = config.distribution,
-                              .freezeBaseLayer = true};
+    const NOLAOptions options{
+        .rank = rank,
+        .numBasisA = config.numBasisA,
+        .numBasisB = config.numBasisB,
+        .alpha = config.alpha,
+        .seed = config.seed,
+        .stream = config.stream + static_cast<std::uint32_t>(index),
+        .distribution = config.distribution,
+        .frame = config.frame,
+        .frameRank = config.clampRank ? std::min(config.frameRank, most) : config.frameRank,
+        .freezeBaseLayer = true};
     if (config.share == CoefficientSharing::none) {
       return detail::SharedAdapter<T>(new NOLAAdapter<T>(std::move(layer), options));
     }

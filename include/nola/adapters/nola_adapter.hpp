@@ -11,6 +11,7 @@
 
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/lora_adapter_base.hpp"
+#include "nola/adapters/weight_frame.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/kernels/basis_kernels.hpp"
 #include "nola/random/basis_generator.hpp"
@@ -20,23 +21,28 @@ namespace nola {
 /// The settings of a NOLAAdapter.
 struct NOLAOptions {
   Index rank = 8;            ///< 1..min(in, out)
-  Index numBasisA = 64;      ///< coefficients of A, at least 1
+  Index numBasisA = 64;      ///< coefficients of A; with 0 A never changes and costs nothing
   Index numBasisB = 64;      ///< coefficients of B, at least 1
   double alpha = -1;         ///< scale of the update times rank; negative means alpha = rank
   std::uint64_t seed = 42;   ///< of the bases
   std::uint32_t stream = 0;  ///< adapters with the same seed, stream and size share their bases
   BasisDistribution distribution = kDefaultDistribution;
+  BasisFrame frame = BasisFrame::none;  ///< in which directions of the weight the bases lie
+  Index frameRank = 128;  ///< directions of the frame, rank..min(in, out); without a frame not read
   bool freezeBaseLayer = true;
 };
 
 namespace detail {
 
-/// @throws ConfigError for a number of bases outside 1..2^31.
+/// @throws ConfigError for a number of bases outside 0..2^31 (of B 1..2^31).
 inline void CheckBasisCounts(Index numBasisA, Index numBasisB) {
-  for (const Index numBasis : {numBasisA, numBasisB}) {
-    if (numBasis >= 1 && numBasis <= BasisGenerator::kMaxBases) continue;
-    throw ConfigError(Message({"NOLAAdapter: ", numBasis, " bases, expected 1 to 2^31"}));
-  }
+  const auto check = [](const char* factor, Index numBasis, Index least) {
+    if (numBasis >= least && numBasis <= BasisGenerator::kMaxBases) return;
+    throw ConfigError(
+        Message({"NOLAAdapter: ", numBasis, " bases of ", factor, ", expected ", least, " to 2^31"}));
+  };
+  check("A", numBasisA, 0);
+  check("B", numBasisB, 1);
 }
 
 }  // namespace detail
@@ -46,9 +52,14 @@ inline void CheckBasisCounts(Index numBasisA, Index numBasisB) {
 /// changed. Parameters: `nola_coefficients_a` [1 x numBasisA], `nola_coefficients_b` [1 x numBasisB], zero at
 /// the start: the adapter then has no effect, and the frozen A0 is what lets it learn.
 ///
+/// With BasisFrame::weight the bases lie in the first p = frameRank singular directions of the weight: A = L
+/// (A0 + sum_i alpha_i E_i) and B = (sum_j beta_j F_j) R with bases of length p. Without coefficients A is
+/// then L's first directions, and without a frame A0.
+///
 /// Memory: A and B, as for LoRA of the same rank, and the coefficients; nothing grows with the number of
-/// bases beyond these. Inference is const and safe from many threads. The same seed gives
-/// the same bits on every machine.
+/// bases beyond these. A frame has p (in + out) numbers, which all adapters on one weight share, and costs
+/// 2 p rank (in + out) multiplications a step. Inference is const and safe from many threads. The same seed
+/// gives the same bits on every machine.
 /// @see Koohpayegani et al.: NOLA: compressing LoRA using linear combination of
 /// random basis (ICLR 2024), section 3; basis specification v1, section 2.
 template <std::floating_point T>
@@ -119,6 +130,9 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   Vector<T> GetCoefficientsA() const { return VectorOf(this->Value(kA)); }
   /// A copy of the coefficients beta_j.
   Vector<T> GetCoefficientsB() const { return VectorOf(this->Value(kB)); }
+  /// The directions of the weight in which its bases lie, null without. As they were when the adapter was
+  /// made, whatever becomes of the base.
+  const std::shared_ptr<const WeightFrame<T>>& Frame() const { return frame_; }
   std::uint64_t Seed() const { return generator_.Seed(); }
   std::uint32_t Stream() const { return generator_.Stream(); }
   BasisDistribution Distribution() const { return generator_.Distribution(); }
@@ -139,7 +153,10 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
                               .stream = Stream(),
                               .distribution = Distribution(),
                               .numBasisA = NumBasisA(),
-                              .numBasisB = NumBasisB()};
+                              .numBasisB = NumBasisB(),
+                              .frame = frame_ ? BasisFrame::weight : BasisFrame::none,
+                              .frameRank = frame_ ? frame_->Rank() : 0,
+                              .frameChecksum = frame_ ? frame_->checksum : std::string()};
   }
   std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new NOLAAdapter(*this)); }
 
@@ -152,7 +169,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
                                  const TensorRef<T>& outputSide, const Tensor<T>& projected) override {
     if (this->IsTrainable(kB)) Accumulate(kB, Factor::b, b_, outputSide, projected);
-    if (this->IsTrainable(kA)) Accumulate(kA, Factor::a, a_, input, inputSide);
+    if (this->IsTrainable(kA) && NumBasisA() > 0) Accumulate(kA, Factor::a, a_, input, inputSide);
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
@@ -162,6 +179,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
     detail::SetFact(facts, "distribution", DistributionName(Distribution()));
     detail::SetFact(facts, "seed", Seed());
     detail::SetFact(facts, "stream", Stream());
+    if (frame_) detail::SetFact(facts, "frame_rank", frame_->Rank());
     detail::SetFact(facts, "compression_ratio", CompressionRatio());
     detail::SetFact(facts, "coefficient_norm_a", this->Value(kA).norm());
     detail::SetFact(facts, "coefficient_norm_b", this->Value(kB).norm());
@@ -173,8 +191,10 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
 
   /// A factor as it was last rebuilt.
   struct BuiltFactor {
-    BuiltFactor(Index length, Index rank) : matrix(length, rank) {}
+    BuiltFactor(Index length, Index rank, Index frameRank)
+        : matrix(length, rank), core(frameRank, frameRank > 0 ? rank : 0) {}
     FactorMatrix<T> matrix;                // A, or B transposed
+    FactorMatrix<T> core;                  // with a frame, what is multiplied by a side of it [p x rank]
     std::optional<std::uint64_t> version;  // of the coefficients that it was built from
   };
 
@@ -187,8 +207,25 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
       : LoRAAdapterBase<T>("NOLAAdapter", CheckBases(std::move(baseLayer), options), options.rank,
                            options.alpha, options.freezeBaseLayer),
         generator_(options.seed, options.stream, options.distribution),
-        a_(this->InputSize(), options.rank),
-        b_(this->OutputSize(), options.rank) {}
+        frame_(FrameFor(*this->BaseLayer(), options)),
+        a_(this->InputSize(), options.rank, frame_ ? frame_->Rank() : 0),
+        b_(this->OutputSize(), options.rank, frame_ ? frame_->Rank() : 0) {}
+
+  static std::shared_ptr<const WeightFrame<T>> FrameFor(const ILayer<T>& base, const NOLAOptions& options) {
+    if (options.frame == BasisFrame::none) return nullptr;
+    if (options.frame != BasisFrame::weight) {
+      throw ConfigError(Message({"NOLAAdapter: frame ", static_cast<int>(options.frame), " is not a frame"}));
+    }
+    if (!options.freezeBaseLayer) {
+      throw ConfigError(
+          "NOLAAdapter: a frame is taken of a weight that does not change: freeze the base layer");
+    }
+    if (options.frameRank < options.rank) {
+      throw ConfigError(Message({"NOLAAdapter: a frame of ", options.frameRank, " directions for rank ",
+                                 options.rank, ", expected the rank at least"}));
+    }
+    return FrameOf(base, options.frameRank);
+  }
 
   void CheckCoefficients(const Tensor<T>& coefficients, Index numBasis) const {
     if (coefficients.rows() != 1 || coefficients.cols() != numBasis) {
@@ -219,24 +256,47 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
     if (factor.version == version) return;
     factor.version.reset();  // until nothing can fail any more
     const Tensor<T>& coefficients = this->Slot(index)->value;
-    detail::BuildFactorOn<T>(generator_, which, coefficients.data(), coefficients.size(),
-                             detail::View(factor.matrix), workspace_);
+    FactorMatrix<T>& built = frame_ ? factor.core : factor.matrix;
+    if (frame_ && which == Factor::a && coefficients.size() == 0) {
+      built.setIdentity();  // its first directions, at the size that A0 has
+      built *= T(1) / std::sqrt(T(3));
+    } else {
+      detail::BuildFactorOn<T>(generator_, which, coefficients.data(), coefficients.size(),
+                               detail::View(built), workspace_);
+    }
+    if (frame_) {
+      detail::SetProduct(ByRows(factor.core), SideOf(which).transpose(), ByRows(factor.matrix));
+    }
     factor.version = version;
   }
+
+  static Eigen::Map<Tensor<T>> ByRows(FactorMatrix<T>& factor) {
+    return {factor.data(), factor.cols(), factor.rows()};
+  }
+  /// [length x p]
+  const Tensor<T>& SideOf(Factor which) const { return which == Factor::a ? frame_->left : frame_->right; }
 
   /// Adds to the coefficients' gradient, given dLoss/dmatrix = activations^T * side.
   void Accumulate(std::size_t index, Factor which, const BuiltFactor& factor, const TensorRef<T>& activations,
                   const Tensor<T>& side) {
-    T* const memory = factorGradient_.Reserve(static_cast<std::size_t>(factor.matrix.size()));
-    Eigen::Map<Tensor<T>> transposed(memory, factor.matrix.cols(), factor.matrix.rows());
+    const Index rank = factor.matrix.cols();
+    const Index core = factor.core.rows();
+    T* memory = factorGradient_.Reserve(static_cast<std::size_t>(factor.matrix.size() + core * rank));
+    Index length = factor.matrix.rows();
+    Eigen::Map<Tensor<T>> transposed(memory, rank, length);
     detail::SetProduct(side.transpose(), activations, transposed);
+    if (frame_) {
+      memory += factor.matrix.size();
+      length = core;
+      detail::SetProduct(transposed, SideOf(which), Eigen::Map<Tensor<T>>(memory, rank, length));
+    }
     Tensor<T>& sums = this->Gradient(index);
-    detail::AccumulateCoefficientGradientsOn<T>(
-        generator_, which, {memory, factor.matrix.rows(), factor.matrix.cols(), factor.matrix.rows()},
-        sums.data(), sums.size(), workspace_);
+    detail::AccumulateCoefficientGradientsOn<T>(generator_, which, {memory, length, rank, length},
+                                                sums.data(), sums.size(), workspace_);
   }
 
   BasisGenerator generator_;
+  std::shared_ptr<const WeightFrame<T>> frame_;
   BuiltFactor a_;
   BuiltFactor b_;
   detail::ScratchBuffer<T> factorGradient_;  // of A, then of B transposed

@@ -94,13 +94,14 @@ class WeightFingerprints {
 };
 
 /// Checksum of a block of the basis of factor A (with A0) or B, 16 hexadecimal digits: bases 0 and
-/// min(k, 64)-1 at the first 64 positions of the first 4 rank vectors. It is computed by the kernels that
-/// combine the basis in T, and is the same for float and double.
-/// @param shape  length is the layer's input size for A, its output size for B.
+/// min(k, 64)-1 at the first 64 positions of the first 4 rank vectors; of no bases A0 alone. It is computed
+/// by the kernels that combine the basis in T, and is the same for float and double.
+/// @param shape  length is the layer's input size for A, its output size for B, with a frame its rank for
+/// both.
 /// @throws ShapeError if a size is outside the specification's range.
 template <std::floating_point T>
 std::string BasisChecksum(const BasisGenerator& generator, Factor factor, const BasisShape& shape) {
-  BasisGenerator::CheckShape(shape);
+  BasisGenerator::CheckShape({shape.length, shape.rank, std::max<Index>(shape.numBasis, 1)});
   const Index rows = std::min<Index>(shape.length, 64);
   const Index columns = std::min<Index>(shape.rank, 4);
   Fingerprint fingerprint;
@@ -111,11 +112,13 @@ std::string BasisChecksum(const BasisGenerator& generator, Factor factor, const 
   if (factor == Factor::a) {
     for (Index column = 0; column < columns; ++column) {
       for (Index row = 0; row < rows; ++row) {
-        block(row, column) = generator.Element<float>(Factor::offsetA, column, 0, row, shape);
+        block(row, column) =
+            generator.Element<float>(Factor::offsetA, column, 0, row, {shape.length, shape.rank, 1});
       }
     }
     add();
   }
+  if (shape.numBasis == 0) return fingerprint.Text(16);
   const Index last = std::min<Index>(shape.numBasis, 64) - 1;
   // hadamard's bases depend on how many there are.
   const bool isHadamard = generator.Distribution() == BasisDistribution::hadamard;

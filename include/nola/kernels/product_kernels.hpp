@@ -112,6 +112,8 @@ NOLA_INLINE Register ZipHighPairs(Register a, Register b) {
 #include "nola/kernels/panel_kernels.inl"
 
 #include "nola/kernels/product_kernels.inl"
+
+#include "nola/kernels/exact_sums.inl"
 #undef NOLA_TARGET
 }  // namespace portable
 
@@ -164,6 +166,8 @@ NOLA_INLINE __m256 ZipHighPairs(__m256 a, __m256 b) {
 #include "nola/kernels/panel_kernels.inl"
 
 #include "nola/kernels/product_kernels.inl"
+
+#include "nola/kernels/exact_sums.inl"
 #undef NOLA_TARGET
 }  // namespace avx2
 namespace avx512 {
@@ -217,6 +221,8 @@ NOLA_INLINE __m512 ZipHighPairs(__m512 a, __m512 b) {
 #include "nola/kernels/panel_kernels.inl"
 
 #include "nola/kernels/product_kernels.inl"
+
+#include "nola/kernels/exact_sums.inl"
 #undef NOLA_TARGET
 }  // namespace avx512
 #ifndef __clang__

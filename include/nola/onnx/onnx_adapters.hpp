@@ -93,10 +93,11 @@ struct CoefficientInput {
   std::string name;    ///< of the coefficients, in the network's list of parameters
   std::shared_ptr<ParameterSlot<T>> slot;
   AdapterDescription adapter;
+  std::shared_ptr<const WeightFrame<T>> frame;  ///< null without
   Factor which = Factor::a;
 };
 
-/// @throws UnsupportedError for bases that no transform gives.
+/// @throws UnsupportedError for bases that no transform gives, ConfigError as FrameOfAdapter.
 template <std::floating_point T>
 std::vector<CoefficientInput<T>> CoefficientInputs(const ILayer<T>& network,
                                                    const std::vector<OnnxAdapter<T>>& adapters) {
@@ -113,15 +114,17 @@ std::vector<CoefficientInput<T>> CoefficientInputs(const ILayer<T>& network,
     }
     const std::string prefix = placed.path.empty() ? "" : placed.path + ".";
     const auto slots = placed.adapter->FactorParameters();
+    const auto frame = FrameOfAdapter(*placed.adapter, placed.path);
     for (const Factor which : {Factor::a, Factor::b}) {
       const bool isA = which == Factor::a;
       const auto& slot = slots[isA ? 0 : 1];
+      if (slot->value.size() == 0) continue;  // nothing gives it: it is a factor as those of other kinds
       const auto listed = names.find(slot.get());
       inputs.push_back({prefix + (isA ? "factor_a" : "factor_b"),
                         listed != names.end()
                             ? listed->second
                             : prefix + (isA ? "nola_coefficients_a" : "nola_coefficients_b"),
-                        slot, *description, which});
+                        slot, *description, frame, which});
     }
   }
   return inputs;
@@ -183,8 +186,7 @@ void ExpandFactors(const ILayer<T>& network, const std::vector<OnnxAdapter<T>>& 
     const AdapterDescription& adapter = input.adapter;
     const bool isA = input.which == Factor::a;
     const T scaling = isA ? static_cast<T>(adapter.alpha) / static_cast<T>(adapter.rank) : T(1);
-    const BasisShape shape{isA ? adapter.inputSize : adapter.outputSize, adapter.rank,
-                           isA ? adapter.numBasisA : adapter.numBasisB};
+    const BasisShape shape = BasisShapeOf(adapter, input.which);
     const BasisGenerator generator(adapter.seed, adapter.stream, adapter.distribution);
     auto expansion = std::make_shared<OnnxExpansion>();
     expansion->coefficients = OnnxNumbers(input.name, input.slot->value);
@@ -201,12 +203,18 @@ void ExpandFactors(const ILayer<T>& network, const std::vector<OnnxAdapter<T>>& 
       throw UnsupportedError(Message(
           {"OnnxInputs::coefficients: '", input.name, "' has ", shape.numBasis, " numbers, at most 2^30"}));
     }
+    const auto owned = [](const Tensor<T>& values) {
+      const OnnxTensor view = OnnxNumbers("", values);
+      return MakeOnnxTensor("", view.type, view.shape, {view.bytes.begin(), view.bytes.end()});
+    };
     if (isA) {
       FactorMatrix<T> offset(shape.length, shape.rank);
       FillOffsetA<T>(generator, offset);
-      const Tensor<T> scaled = scaling * offset;
-      const OnnxTensor view = OnnxNumbers("", scaled);
-      expansion->offset = MakeOnnxTensor("", view.type, view.shape, {view.bytes.begin(), view.bytes.end()});
+      expansion->offset = owned(scaling * offset);
+    }
+    if (input.frame) {
+      expansion->frame = isA ? owned(input.frame->left) : owned(input.frame->right.transpose());
+      expansion->isLeft = isA;
     }
     factor->second->expansion = std::move(expansion);
   }

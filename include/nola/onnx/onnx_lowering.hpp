@@ -22,6 +22,8 @@ struct OnnxExpansion {
   std::int64_t size = 0;  ///< K, the power of two from k on
   OnnxTensor indices;     ///< [rows x columns] of u8, u16 or i32
   OnnxTensor offset;      ///< [rows x columns], without bytes where there is none
+  OnnxTensor frame = {};  ///< multiplies that from the left, for B from the right; likewise
+  bool isLeft = true;     ///< whether it does so from the left
 };
 
 /// A constant of a graph.

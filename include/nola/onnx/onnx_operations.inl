@@ -245,14 +245,27 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerExpansion(ValueId id, const OnnxExp
   const std::string places =
       Step("Cast", {Initializer(std::move(indices))}, {{"to", std::int64_t{::onnx::TensorProto::INT32}}});
   const std::string entries = Step("GatherElements", {table, places}, {{"axis", std::int64_t{0}}});
-  if (expansion.offset.type == NumberType::unknown) {
-    Node("Reshape", {entries, Integers(shape)}, Name(id));
-    return;
+  const bool hasFrame = expansion.frame.type != NumberType::unknown;
+  const auto constant = [&](OnnxTensor numbers, const char* suffix) {
+    numbers.name = Unique(Name(id) + suffix);
+    return Initializer(std::move(numbers));
+  };
+  // The last node of them has the factor's name.
+  const auto step = [&](const char* operation, std::vector<std::string> operands, bool isLast) {
+    if (!isLast) return Step(operation, std::move(operands));
+    Node(operation, std::move(operands), Name(id));
+    return Name(id);
+  };
+  const bool hasOffset = expansion.offset.type != NumberType::unknown;
+  std::string sum = step("Reshape", {entries, Integers(shape)}, !hasOffset && !hasFrame);
+  if (hasOffset) sum = step("Add", {sum, constant(expansion.offset, ".offset")}, !hasFrame);
+  if (!hasFrame) return;
+  const std::string frame = constant(expansion.frame, ".frame");
+  if (expansion.isLeft) {
+    step("MatMul", {frame, sum}, true);
+  } else {
+    step("MatMul", {sum, frame}, true);
   }
-  OnnxTensor offset = expansion.offset;
-  offset.name = Unique(Name(id) + ".offset");
-  const std::string sum = Step("Reshape", {entries, Integers(shape)});
-  Node("Add", {sum, Initializer(std::move(offset))}, Name(id));
 }
 
 }  // namespace nola::detail

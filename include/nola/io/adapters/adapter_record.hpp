@@ -46,7 +46,7 @@ std::optional<Integer> ParseInteger(std::string_view text) {
 }
 
 /// "nola rank=8 alpha=8.0 shape=784,512 base=... bases=64,64 seed=42 stream=0 distribution=hadamard
-/// basis=...,..."
+/// frame=weight,128,... basis=...,..."
 inline std::string RecordText(const AdapterRecord& record) {
   const bool isNola = record.kind == AdapterKind::nola;
   std::string text = DescriptionText(isNola ? "nola" : "lora", record, NumberText(record.alpha), record.base);
@@ -104,7 +104,16 @@ inline AdapterRecord ParseRecord(const std::string& path, const std::string& tex
     record.checksumB = pair("basis").second;
     record.sharedA = pair("coefficients").first;
     record.sharedB = pair("coefficients").second;
-    if (std::min(record.numBasisA, record.numBasisB) < 1 ||
+    if (const std::string_view frame = fields["frame"]; !frame.empty()) {  // weight,128,0123456789abcdef
+      const std::string_view sizes = pair("frame").second;
+      const std::size_t comma = std::min(sizes.find(','), sizes.size());
+      record.frame = BasisFrame::weight;
+      record.frameRank = integer(sizes.substr(0, comma));
+      record.frameChecksum = sizes.substr(std::min(comma + 1, sizes.size()));
+      if (record.frameRank < record.rank || record.frameRank > most)
+        fail("the rank of its frame is out of range");
+    }
+    if (record.numBasisA < 0 || record.numBasisB < 1 ||
         std::max(record.numBasisA, record.numBasisB) > BasisGenerator::kMaxBases) {
       fail("the numbers of bases are missing or out of range");
     }
@@ -135,7 +144,7 @@ std::map<const ParameterSlot<T>*, std::string> SharedNames(const ILayer<T>& netw
 
 /// @param shared  see SharedNames.
 /// @throws UnsupportedError for an adapter of another kind, or one whose base is an adapter; ConfigError for
-/// coefficients that the network does not list.
+/// coefficients that the network does not list, and as FrameOfAdapter.
 template <std::floating_point T>
 AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFingerprints<T>& weights,
                               const std::map<const ParameterSlot<T>*, std::string>& shared) {
@@ -167,10 +176,9 @@ AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFinger
   }
   if (record.kind == AdapterKind::lora) return record;
   const BasisGenerator generator(record.seed, record.stream, record.distribution);
-  record.checksumA =
-      BasisChecksum<T>(generator, Factor::a, {record.inputSize, record.rank, record.numBasisA});
-  record.checksumB =
-      BasisChecksum<T>(generator, Factor::b, {record.outputSize, record.rank, record.numBasisB});
+  FrameOfAdapter(adapter, placed.path);  // a file whose frame no base has could never be opened
+  record.checksumA = BasisChecksum<T>(generator, Factor::a, BasisShapeOf(record, Factor::a));
+  record.checksumB = BasisChecksum<T>(generator, Factor::b, BasisShapeOf(record, Factor::b));
   return record;
 }
 

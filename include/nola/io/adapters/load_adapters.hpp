@@ -126,6 +126,12 @@ class AdapterLoad {
     }
     CheckBases(record);
     try {
+      if (record.frame == BasisFrame::weight &&
+          FrameOf(*base, record.frameRank)->checksum != record.frameChecksum) {
+        if (isOtherBase) return mismatch(": its bases lie in a frame of the weight that it was trained on");
+        file_.File().Fail("the frame of " + Quoted(record.path) +
+                          " comes out differently here than where it " + "was trained");
+      }
       adapters_.emplace_back(record.path, Make(record, base));
     } catch (const ConfigError& error) {
       return mismatch(std::string(": ") + error.what());
@@ -146,10 +152,8 @@ class AdapterLoad {
   void CheckBases(const AdapterRecord& record) const {
     if (record.kind != AdapterKind::nola) return;
     const BasisGenerator generator(record.seed, record.stream, record.distribution);
-    const BasisShape shapeA{record.inputSize, record.rank, record.numBasisA};
-    const BasisShape shapeB{record.outputSize, record.rank, record.numBasisB};
-    if (BasisChecksum<T>(generator, Factor::a, shapeA) != record.checksumA ||
-        BasisChecksum<T>(generator, Factor::b, shapeB) != record.checksumB) {
+    if (BasisChecksum<T>(generator, Factor::a, BasisShapeOf(record, Factor::a)) != record.checksumA ||
+        BasisChecksum<T>(generator, Factor::b, BasisShapeOf(record, Factor::b)) != record.checksumB) {
       file_.File().Fail("the bases of " + Quoted(record.path) + " come out differently here than where it " +
                         "was trained: a wrong basis generator");
     }
@@ -171,6 +175,8 @@ class AdapterLoad {
                               .seed = record.seed,
                               .stream = record.stream,
                               .distribution = record.distribution,
+                              .frame = record.frame,
+                              .frameRank = record.frameRank,
                               .freezeBaseLayer = record.IsBaseFrozen()};
     if (record.sharedA.empty()) {
       return std::make_shared<NOLAAdapter<T>>(base, options, read(0, 1, record.numBasisA),
