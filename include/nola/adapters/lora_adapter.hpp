@@ -70,8 +70,8 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
 
   void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
                                  const TensorRef<T>& outputSide, const Tensor<T>& projected) override {
-    if (this->IsTrainable(1)) detail::AddProduct(projected.transpose(), outputSide, this->Gradient(1));
-    if (this->IsTrainable(0)) detail::AddProduct(inputSide.transpose(), input, this->Gradient(0));
+    if (this->IsTrainable(1)) detail::AddProduct(detail::ViewTransposed(projected), outputSide, this->Gradient(1));
+    if (this->IsTrainable(0)) detail::AddProduct(detail::ViewTransposed(inputSide), input, this->Gradient(0));
   }
 };
 

@@ -106,7 +106,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     for (Index c = 0; c < rank_; ++c) {
       for (Index i = 0; i < rows.rows(); ++i) scaledA(i, c) = Scaling() * a(first + i, c);
     }
-    detail::AddProduct(scaledA, FactorB().transpose(), rows);
+    detail::AddProduct(scaledA, detail::ViewTransposed(FactorB()), rows);
   }
   StoredTensor Stored() const final { return {}; }
   bool HasColumns() const final { return LinearBase()->HasColumns(); }
@@ -187,9 +187,9 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     }
     if (!inputWanted) return;
     if (statelessBase == nullptr) {
-      detail::AddProduct(projectedGradient_, FactorA().transpose(), inputGradient);
+      detail::AddProduct(projectedGradient_, detail::ViewTransposed(FactorA()), inputGradient);
     } else {
-      detail::SetProduct(projectedGradient_, FactorA().transpose(), inputGradient);
+      detail::SetProduct(projectedGradient_, detail::ViewTransposed(FactorA()), inputGradient);
       statelessBase->AddInputGradient(outputGradient, inputGradient);
     }
   }
@@ -233,8 +233,8 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     // ||A B||^2 is the sum over the elementwise product of the two Gram matrices: A B itself is never formed.
     Tensor<T> gramA(rank_, rank_);
     Tensor<T> gramB(rank_, rank_);
-    detail::SetProduct(FactorA().transpose(), FactorA(), gramA);
-    detail::SetProduct(FactorB().transpose(), FactorB(), gramB);
+    detail::SetProduct(detail::ViewTransposed(FactorA()), FactorA(), gramA);
+    detail::SetProduct(detail::ViewTransposed(FactorB()), FactorB(), gramB);
     const T norm = std::abs(Scaling()) *
                    std::sqrt(std::max(T(0), std::inner_product(gramA.data(), gramA.data() + gramA.size(),
                                                                gramB.data(), T(0))));
@@ -263,7 +263,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     // As wholes that are cut into rows: of blocks of Eigen's each would be a type of its own to compile.
     using Product = detail::MatrixProduct<T>;
     const auto a = detail::ViewMatrix(FactorA());
-    const auto b = detail::ViewMatrix(FactorB().transpose());
+    const auto b = detail::ViewTransposed(FactorB());
     const Product down{rows, rank_, in, detail::ViewMatrix(input), a, nullptr, 0, projected.data(), rank_};
     Product up{rows, out, rank_, detail::ViewMatrix(projected), b, output.data(), out, output.data(), out};
     if (statelessBase != nullptr) {
@@ -286,7 +286,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
     projected->resize(input.rows(), rank_);
     detail::SetProduct(input, FactorA(), *projected);
     *projected *= Scaling();
-    detail::AddProduct(*projected, FactorB().middleRows(first, output.cols()).transpose(), output);
+    detail::AddProduct(*projected, detail::ViewTransposed(FactorB()).From(0, first), output);
   }
 
   /// inputGradient += scaling * g B^T A^T, g in the columns from `first` on.
@@ -294,9 +294,9 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
                          Eigen::Ref<Tensor<T>> inputGradient) const {
     const typename Pool::Lease projected(pool_);
     projected->resize(outputGradient.rows(), rank_);
-    detail::SetProduct(outputGradient, FactorB().middleRows(first, outputGradient.cols()), *projected);
+    detail::SetProduct(outputGradient, detail::ViewMatrix(FactorB()).From(first, 0), *projected);
     *projected *= Scaling();
-    detail::AddProduct(*projected, FactorA().transpose(), inputGradient);
+    detail::AddProduct(*projected, detail::ViewTransposed(FactorA()), inputGradient);
   }
 
   Gradients BaseGradients(Gradients wanted) const {

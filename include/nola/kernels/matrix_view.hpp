@@ -8,6 +8,8 @@ namespace nola::detail {
 /// A matrix in memory: element (i, j) is data[i*stride + j], or data[j*stride + i] if it is transposed.
 template <class T>
 struct MatrixView {
+  using Scalar = T;
+
   const T* data;  ///< may be null if there are no elements
   Index stride;
   bool transposed;

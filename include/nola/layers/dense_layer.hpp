@@ -91,7 +91,7 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
   /// @param outputGradient [batch x out]. @param inputGradient resized to [batch x in].
   void ComputeInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const {
     inputGradient.resize(outputGradient.rows(), this->InputSize());
-    detail::SetProduct(outputGradient, Weights().transpose(), inputGradient);
+    detail::SetProduct(outputGradient, detail::ViewTransposed(Weights()), inputGradient);
   }
 
   const ILinearLayer<T>* AsLinear() const override { return this; }
@@ -100,7 +100,7 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     detail::AddProduct(input, Weights(), output);
   }
   void AddInputGradient(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient) const override {
-    detail::AddProduct(outputGradient, Weights().transpose(), inputGradient);
+    detail::AddProduct(outputGradient, detail::ViewTransposed(Weights()), inputGradient);
   }
   void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override {
     for (Index row = 0; row < rows.rows(); ++row) {
@@ -110,12 +110,12 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
   StoredTensor Stored() const override { return ViewOf(Weights()); }
   bool HasColumns() const override { return true; }
   void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const override {
-    detail::SetProduct(input, Weights().middleCols(first, output.cols()), output,
+    detail::SetProduct(input, detail::ViewMatrix(Weights()).From(0, first), output,
                        hasBias_ ? BiasRow() + first : nullptr);
   }
   void AddColumnsInputGradient(const TensorRef<T>& outputGradient, Index first,
                                Eigen::Ref<Tensor<T>> inputGradient) const override {
-    detail::AddProduct(outputGradient, Weights().middleCols(first, outputGradient.cols()).transpose(),
+    detail::AddProduct(outputGradient, detail::ViewTransposed(Weights()).From(first, 0),
                        inputGradient);
   }
 
@@ -131,7 +131,7 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
                        Gradients wanted) override {
     const bool wantsParameters = Includes(wanted, Gradients::parameters);
     if (wantsParameters && this->IsTrainable(kWeight)) {
-      detail::AddProduct(input_.transpose(), outputGradient, this->Gradient(kWeight));
+      detail::AddProduct(detail::ViewTransposed(input_), outputGradient, this->Gradient(kWeight));
     }
     if (wantsParameters && hasBias_) this->AddRowsToGradient(kBias, outputGradient);
     if (Includes(wanted, Gradients::input)) ComputeInputGradient(outputGradient, inputGradient);
