@@ -274,7 +274,7 @@ class LoRAAdapterBase : public LayerBase<T>, public ILoRAAdapter<T>, public ILin
       const Index first = rows * i / blocks;
       const Index count = rows * (i + 1) / blocks - first;
       detail::Multiply(down.Block(first, 0, count, rank_));
-      detail::Numbers<T>(projected.data() + first * rank_, count * rank_) *= scaling;
+      Eigen::Map<Tensor<T>>(projected.data() + first * rank_, count, rank_) *= scaling;
       detail::Multiply(up.Block(first, 0, count, out));
     });
     if (statelessBase != nullptr) statelessBase->AddProduct(input, output);

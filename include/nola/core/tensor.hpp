@@ -47,16 +47,6 @@ RowsMap<T> MapRows(T* data, Index rows, Index columns, Index stride) {
   return {data, rows, columns, Eigen::OuterStride<>(stride)};
 }
 
-/// The numbers of a matrix as they lie. What is computed number by number by them has one type whatever shape
-/// the matrix has, and is compiled once.
-template <std::floating_point T>
-using Numbers = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
-
-template <class Matrix>
-Numbers<typename Matrix::Scalar> NumbersOf(Matrix& matrix) {
-  return {matrix.data(), matrix.size()};
-}
-
 }  // namespace detail
 
 }  // namespace nola

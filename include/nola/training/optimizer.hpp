@@ -97,27 +97,48 @@ class AdamW final : public Optimizer<T> {
  protected:
   void Update(std::size_t index, T learningRate) override {
     Parameter<T>& parameter = this->At(index);
-    detail::Numbers<T> value = detail::NumbersOf(parameter.value);
-    const detail::Numbers<T> gradient = detail::NumbersOf(parameter.gradient);
-    detail::Numbers<T> first = detail::NumbersOf(this->Moment(0, index));
-    detail::Numbers<T> second = detail::NumbersOf(this->Moment(1, index));
-    const T beta1 = static_cast<T>(options_.beta1);
-    const T beta2 = static_cast<T>(options_.beta2);
     const double step = static_cast<double>(this->StepCount());
     const T correction1 = static_cast<T>(1 - std::pow(options_.beta1, step));
     const T correction2 = static_cast<T>(1 - std::pow(options_.beta2, step));
-    const T rate = learningRate / correction1;
-    const T root = std::sqrt(correction2);
-    if (const T decay = this->WeightDecay(index); decay > T(0))
-      parameter.value *= T(1) - learningRate * decay;
-    first = beta1 * first + (T(1) - beta1) * gradient;
-    second = beta2 * second + (T(1) - beta2) * gradient.abs2();
     // Not 0, and too small to be seen beside the root of a square that is not 0: 0/0 has no value.
     const T epsilon = std::max(static_cast<T>(options_.epsilon), std::sqrt(std::numeric_limits<T>::min()));
-    value -= rate * first / (second.sqrt() / root + epsilon);
+    const Factors factors{static_cast<T>(options_.beta1), static_cast<T>(options_.beta2),
+                          learningRate / correction1, std::sqrt(correction2), epsilon};
+    if (const T decay = this->WeightDecay(index); decay > T(0))
+      parameter.value *= T(1) - learningRate * decay;
+    constexpr Index kLanes = 16;
+    const Index size = parameter.value.size();
+    const T* const gradient = parameter.gradient.data();
+    T* const first = this->Moment(0, index).data();
+    T* const second = this->Moment(1, index).data();
+    T* const value = parameter.value.data();
+    Index i = 0;
+    for (; i + kLanes <= size; i += kLanes) Move<kLanes>(factors, gradient + i, first + i, second + i, value + i);
+    for (; i < size; ++i) Move<1>(factors, gradient + i, first + i, second + i, value + i);
   }
 
  private:
+  /// What all numbers of a step are moved by.
+  struct Factors {
+    T beta1, beta2, rate, root, epsilon;
+  };
+
+  /// Moves numbers side by side, which a compiler makes vectors of: expressions of Eigen's would do the same,
+  /// and each is a type that every program compiles.
+  template <Index lanes>
+  static void Move(const Factors& by, const T* __restrict__ gradient, T* __restrict__ first,
+                   T* __restrict__ second, T* __restrict__ value) {
+    const T beta1 = by.beta1;
+    const T beta2 = by.beta2;
+    for (Index i = 0; i < lanes; ++i) {
+      first[i] = beta1 * first[i] + (T(1) - beta1) * gradient[i];
+      second[i] = beta2 * second[i] + (T(1) - beta2) * (gradient[i] * gradient[i]);
+    }
+    T roots[lanes];
+    for (Index i = 0; i < lanes; ++i) roots[i] = std::sqrt(second[i]);
+    for (Index i = 0; i < lanes; ++i) value[i] -= by.rate * first[i] / (roots[i] / by.root + by.epsilon);
+  }
+
   AdamWOptions options_;
 };
 

@@ -203,7 +203,9 @@ void LayerBase<T>::UpdateParameters(T learningRate) {
   if (!HasFiniteGradients()) throw StateError(this->LayerType() + ": a gradient contains NaN or infinity");
   detail::VisitSlots<T>(*this, [&](ParameterSlot<T>& slot) {
     if (!slot.trainable || slot.gradient.size() == 0) return;
-    detail::NumbersOf(slot.value) -= learningRate * detail::NumbersOf(slot.gradient);
+    T* const value = slot.value.data();
+    const T* const gradient = slot.gradient.data();
+    for (Index i = 0; i < slot.value.size(); ++i) value[i] -= learningRate * gradient[i];
     slot.Changed();
   });
   this->ParametersChanged();
