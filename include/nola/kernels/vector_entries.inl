@@ -25,7 +25,7 @@ NOLA_TARGET inline void AddEntriesToPacks(BasisDistribution distribution, const 
                                           const T* coefficients, std::uint32_t counter, T* out) {
   using S = Simd<T>;
   PositionState states[2 * packs];
-  StartPositions(source, keys, counter, packs, states);
+  StartPositions<packs>(source, keys, counter, states);
   PackSums<packs, T> acc;
   acc.Load(out);
   const T scale = EntryScale<T>(distribution);
@@ -70,15 +70,13 @@ NOLA_INLINE void ContractPacks(BasisDistribution distribution, const PositionSta
 }
 
 template <unsigned packs, class T>
-NOLA_INLINE void AddOffsetToPacks(const WordColumn& source, const RoundKeys& keys, GroupState group, T scale,
+NOLA_INLINE void AddOffsetToPacks(const WordColumn& source, const RoundKeys& keys, T scale,
                                   std::uint32_t counter, T* out) {
   using S = Simd<T>;
   // Exact: the scale of an entry is a power of two.
   const auto factor = S::Fill(scale * EntryScale<T>(BasisDistribution::uniform));
-  PositionState states[2 * packs];
-  StartPositions(source, keys, counter, packs, states);
   Bits words[4 * packs];
-  FillWords<packs>(states, group, keys, words);
+  MakeWords<packs>(source, keys, 0, counter, words);
   WordsToIntegers<packs * 4>(BasisDistribution::uniform, words);
   NOLA_UNROLL
   for (unsigned i = 0; i < packs * 4; ++i) {
@@ -156,16 +154,15 @@ struct EntryKernels {
   NOLA_TARGET static void AddOffset(const WordColumn& source, T scale, std::uint32_t block,
                                     std::size_t numBlocks, T* out) {
     const RoundKeys keys(source.key);
-    const GroupState group = StartGroup(source, 0);
     const auto packs = static_cast<std::uint32_t>(numBlocks) * kBlockPacks;
     std::uint32_t pack = 0;
     for (; pack + kCombinePacks <= packs; pack += kCombinePacks) {
-      AddOffsetToPacks<kCombinePacks>(source, keys, group, scale, 16 * block + kLanes * pack,
+      AddOffsetToPacks<kCombinePacks>(source, keys, scale, 16 * block + kLanes * pack,
                                       out + PackOffset(pack, 0));
     }
     if constexpr (kHasOddPacks) {
       for (; pack < packs; ++pack) {
-        AddOffsetToPacks<1>(source, keys, group, scale, 16 * block + kLanes * pack,
+        AddOffsetToPacks<1>(source, keys, scale, 16 * block + kLanes * pack,
                             out + PackOffset(pack, 0));
       }
     }

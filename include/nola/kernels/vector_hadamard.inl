@@ -139,10 +139,9 @@ struct HadamardKernels {
   template <class T>
   NOLA_INLINE static void FillSigns(const WordColumn& source, std::uint32_t block, Bits* signs) {
     const RoundKeys keys(source.key);
-    PositionState states[2 * kBlockPacks];
-    StartPositions(source, keys, 16 * (block / static_cast<std::uint32_t>(kTileBlocks)), kBlockPacks, states);
     Bits words[4 * kBlockPacks];
-    FillWords<kBlockPacks>(states, StartGroup(source, BasisGenerator::kHadamardGroup), keys, words);
+    MakeWords<kBlockPacks>(source, keys, BasisGenerator::kHadamardGroup,
+                           16 * (block / static_cast<std::uint32_t>(kTileBlocks)), words);
     NOLA_UNROLL
     for (unsigned i = 0; i < 4 * kBlockPacks; ++i) {
       Simd<T>::Spread(words[i], signs + PackOffset(i / 4, i % 4) / kWidth<T>);

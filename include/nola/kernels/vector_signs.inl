@@ -7,7 +7,7 @@ NOLA_TARGET inline void AddSignsToPacks(const WordColumn& source, const RoundKey
   using S = Simd<T>;
   constexpr unsigned kWords = packs * 4;
   PositionState states[2 * packs];
-  StartPositions(source, keys, counter, packs, states);
+  StartPositions<packs>(source, keys, counter, states);
   PackSums<packs, T> acc;
   acc.Load(out);
   for (std::size_t g = 0; g < numGroups; ++g) {

@@ -20,8 +20,7 @@ constexpr std::size_t PackOffset(std::size_t pack, std::size_t j) {
 struct RoundKeys {
   Bits first[kPhiloxRounds], second[kPhiloxRounds];
 
-  NOLA_TARGET explicit RoundKeys(PhiloxKey key) {
-    NOLA_UNROLL
+  __attribute__((noinline)) NOLA_TARGET explicit RoundKeys(PhiloxKey key) {
     for (int round = 0; round < kPhiloxRounds; ++round) {
       first[round] = Fill(key[0]);
       second[round] = Fill(key[1]);
@@ -41,23 +40,32 @@ struct GroupState {
   Bits high, low;
 };
 
-/// States of the even and the odd counters of each pack from `block` on. @param states  two a pack
+/// States of the even and the odd counters of some packs from `counter` on. @param states  two a pack
+template <unsigned packs>
 NOLA_INLINE void StartPositions(const WordColumn& source, const RoundKeys& keys, std::uint32_t counter,
-                                std::size_t packs, PositionState* states) {
+                                PositionState* states) {
   const Bits multiplier0 = Fill(kPhiloxMultipliers[0]);
   const Bits multiplier1 = Fill(kPhiloxMultipliers[1]);
   const Bits stream = Fill(kPhiloxMultipliers[1] * source.stream);
   NOLA_UNROLL
-  for (std::size_t pack = 0; pack < packs; ++pack) {
+  for (std::uint32_t pack = 0; pack < packs; ++pack) {
     NOLA_UNROLL
     for (std::uint32_t odd = 0; odd < 2; ++odd) {
-      const Bits x0 = Add(EvenNumbers(), Fill(counter + kLanes * static_cast<std::uint32_t>(pack) + odd));
+      const Bits x0 = Add(EvenNumbers(), Fill(counter + kLanes * pack + odd));
       const Bits first0 = Multiply(x0, multiplier0);
       const Bits second1 =
           Multiply(Xor(HighHalves(first0), Fill(source.column), keys.second[0]), multiplier1);
       const Bits third0 = Multiply(Xor(HighHalves(second1), stream, keys.first[1]), multiplier0);
       states[2 * pack + odd] = {first0, Xor(second1, keys.first[2]), third0};
     }
+  }
+}
+
+/// The same for as many packs as there are.
+NOLA_INLINE void StartPositions(const WordColumn& source, const RoundKeys& keys, std::uint32_t counter,
+                                std::size_t packs, PositionState* states) {
+  for (std::size_t pack = 0; pack < packs; ++pack) {
+    StartPositions<1>(source, keys, counter + kLanes * static_cast<std::uint32_t>(pack), states + 2 * pack);
   }
 }
 
@@ -106,6 +114,16 @@ NOLA_INLINE void FillWords(const PositionState* states, GroupState group, const 
     words[4 * pack + 2] = Interleave(x2[i], x2[i + 1]);
     words[4 * pack + 3] = Interleave(x3[i], x3[i + 1]);
   }
+}
+
+/// The words of some packs of one group, from `counter` on: a call, for what needs no more of them.
+template <unsigned packs>
+__attribute__((noinline)) NOLA_TARGET void MakeWords(const WordColumn& source, const RoundKeys& keys,
+                                                     std::uint32_t group, std::uint32_t counter,
+                                                     Bits* words) {
+  PositionState states[2 * packs];
+  StartPositions<packs>(source, keys, counter, states);
+  FillWords<packs>(states, StartGroup(source, group), keys, words);
 }
 
 /// The numbers of some packs, held in registers while the bases go by.
