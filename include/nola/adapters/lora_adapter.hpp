@@ -23,13 +23,7 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
   /// @param alpha  scale of the update times rank; negative means alpha = rank.
   /// @throws ConfigError for a null base, a rank outside 1..min(in, out), an alpha that is NaN or infinite.
   LoRAAdapter(std::shared_ptr<ILayer<T>> baseLayer, Index rank, double alpha = -1, std::uint64_t seed = 42,
-              bool freezeBaseLayer = true)
-      : LoRAAdapterBase<T>("LoRAAdapter", std::move(baseLayer), rank, alpha, freezeBaseLayer) {
-    FactorMatrix<T> offset(this->InputSize(), rank);
-    detail::FillOffsetAOn<T>(BasisGenerator(seed), detail::View(offset), BasisWorkspace<T>());
-    this->AddParameter("lora_a", this->TransposedFactor({offset.data(), offset.rows(), offset.cols()}));
-    this->AddParameter("lora_b", Tensor<T>::Zero(rank, this->OutputSize()));
-  }
+              bool freezeBaseLayer = true);
 
   /// A bool in the place of alpha is a mistake.
   template <std::same_as<bool> Flag>
@@ -38,28 +32,11 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
   /// An adapter with these factors. @param a [in x rank]. @param b [rank x out].
   /// @throws ShapeError if they do not fit the base layer, ConfigError for NaN or infinity.
   LoRAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const TensorRef<T>& a, const TensorRef<T>& b,
-              double alpha = -1, bool freezeBaseLayer = true)
-      : LoRAAdapterBase<T>("LoRAAdapter", std::move(baseLayer), a.cols(), alpha, freezeBaseLayer) {
-    if (a.rows() != this->InputSize() || b.rows() != a.cols() || b.cols() != this->OutputSize()) {
-      throw ShapeError(
-          Message({"LoRAAdapter: A [", a.rows(), " x ", a.cols(), "] and B [", b.rows(), " x ", b.cols(),
-                   "] do not fit a base that maps ", this->InputSize(), " to ", this->OutputSize()}));
-    }
-    this->CheckFinite("A", a);
-    this->CheckFinite("B", b);
-    this->AddParameter("lora_a", a.transpose());
-    this->AddParameter("lora_b", b);
-  }
+              double alpha = -1, bool freezeBaseLayer = true);
 
   std::string LayerType() const override { return "LoRAAdapter"; }
-  std::optional<AdapterDescription> Description() const override {
-    return AdapterDescription{.kind = AdapterKind::lora,
-                              .inputSize = this->InputSize(),
-                              .outputSize = this->OutputSize(),
-                              .rank = this->Rank(),
-                              .alpha = static_cast<double>(this->Alpha())};
-  }
-  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new LoRAAdapter(*this)); }
+  std::optional<AdapterDescription> Description() const override;
+  std::shared_ptr<ILayer<T>> Clone() const override;
 
  protected:
   using typename LoRAAdapterBase<T>::ConstFactor;
@@ -69,11 +46,55 @@ class LoRAAdapter final : public LoRAAdapterBase<T> {
   ConstFactor FactorB() const override { return {this->Value(1).data(), this->OutputSize(), this->Rank()}; }
 
   void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
-                                 const TensorRef<T>& outputSide, const Tensor<T>& projected) override {
-    if (this->IsTrainable(1)) detail::AddProduct(detail::ViewTransposed(projected), outputSide, this->Gradient(1));
-    if (this->IsTrainable(0)) detail::AddProduct(detail::ViewTransposed(inputSide), input, this->Gradient(0));
-  }
+                                 const TensorRef<T>& outputSide, const Tensor<T>& projected) override;
 };
+
+template <std::floating_point T>
+LoRAAdapter<T>::LoRAAdapter(std::shared_ptr<ILayer<T>> baseLayer, Index rank, double alpha,
+                            std::uint64_t seed, bool freezeBaseLayer)
+    : LoRAAdapterBase<T>("LoRAAdapter", std::move(baseLayer), rank, alpha, freezeBaseLayer) {
+  FactorMatrix<T> offset(this->InputSize(), rank);
+  detail::FillOffsetAOn<T>(BasisGenerator(seed), detail::View(offset), BasisWorkspace<T>());
+  this->AddParameter("lora_a", this->TransposedFactor({offset.data(), offset.rows(), offset.cols()}));
+  this->AddParameter("lora_b", Tensor<T>::Zero(rank, this->OutputSize()));
+}
+
+template <std::floating_point T>
+LoRAAdapter<T>::LoRAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const TensorRef<T>& a,
+                            const TensorRef<T>& b, double alpha, bool freezeBaseLayer)
+    : LoRAAdapterBase<T>("LoRAAdapter", std::move(baseLayer), a.cols(), alpha, freezeBaseLayer) {
+  if (a.rows() != this->InputSize() || b.rows() != a.cols() || b.cols() != this->OutputSize()) {
+    throw ShapeError(
+        Message({"LoRAAdapter: A [", a.rows(), " x ", a.cols(), "] and B [", b.rows(), " x ", b.cols(),
+                 "] do not fit a base that maps ", this->InputSize(), " to ", this->OutputSize()}));
+  }
+  this->CheckFinite("A", a);
+  this->CheckFinite("B", b);
+  this->AddParameter("lora_a", a.transpose());
+  this->AddParameter("lora_b", b);
+}
+
+template <std::floating_point T>
+std::optional<AdapterDescription> LoRAAdapter<T>::Description() const {
+  return AdapterDescription{.kind = AdapterKind::lora,
+                            .inputSize = this->InputSize(),
+                            .outputSize = this->OutputSize(),
+                            .rank = this->Rank(),
+                            .alpha = static_cast<double>(this->Alpha())};
+}
+
+template <std::floating_point T>
+std::shared_ptr<ILayer<T>> LoRAAdapter<T>::Clone() const {
+  return this->Shared(new LoRAAdapter(*this));
+}
+
+template <std::floating_point T>
+void LoRAAdapter<T>::AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
+                                               const TensorRef<T>& outputSide, const Tensor<T>& projected) {
+  if (this->IsTrainable(1))
+    detail::AddProduct(detail::ViewTransposed(projected), outputSide, this->Gradient(1));
+  if (this->IsTrainable(0)) detail::AddProduct(detail::ViewTransposed(inputSide), input, this->Gradient(0));
+}
 
 template <std::floating_point T>
 std::shared_ptr<LoRAAdapter<T>> LoRAAdapterBase<T>::LoRALayer() const {

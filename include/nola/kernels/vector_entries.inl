@@ -162,8 +162,7 @@ struct EntryKernels {
     }
     if constexpr (kHasOddPacks) {
       for (; pack < packs; ++pack) {
-        AddOffsetToPacks<1>(source, keys, scale, 16 * block + kLanes * pack,
-                            out + PackOffset(pack, 0));
+        AddOffsetToPacks<1>(source, keys, scale, 16 * block + kLanes * pack, out + PackOffset(pack, 0));
       }
     }
   }

@@ -40,53 +40,20 @@ template <std::floating_point T, class Function>
 class ActivationLayer final : public LayerBase<T> {
  public:
   /// @throws ConfigError if the size is below 1.
-  explicit ActivationLayer(Index size, Function function = {})
-      : LayerBase<T>(size, size), function_(function) {
-    if (size < 1) throw ConfigError(Message({Function::kName, ": size ", size, ", expected at least 1"}));
-  }
+  explicit ActivationLayer(Index size, Function function = {});
 
   std::string LayerType() const override { return Function::kName; }
-  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new ActivationLayer(*this)); }
+  std::shared_ptr<ILayer<T>> Clone() const override;
 
  protected:
-  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override {
-    ComputeInference(input, output, pass);
-    if (!Includes(pass.wanted, Gradients::input)) return;
-    if constexpr (Function::kKeepsInput) {
-      kept_.Keep(input, pass);
-    } else {
-      kept_ = output;
-    }
-  }
+  void ComputeForward(const TensorRef<T>& input, Tensor<T>& output, const Pass& pass) override;
 
   void ComputeBackward(const TensorRef<T>& outputGradient, Tensor<T>& inputGradient,
-                       Gradients wanted) override {
-    if (!Includes(wanted, Gradients::input)) return;
-    const TensorRef<T> all = Kept();
-    if constexpr (requires { function_.InputGradients(all, outputGradient, inputGradient); }) {
-      function_.InputGradients(all, outputGradient, inputGradient);
-    } else {
-      detail::ForEachRow(all.rows(), all.cols(), 1, [&](Index row) {
-        const T* const kept = detail::RowOf(all, row);
-        const T* const out = detail::RowOf(outputGradient, row);
-        T* const in = detail::RowOf(inputGradient, row);
-        for (Index i = 0; i < all.cols(); ++i) in[i] = out[i] * function_.template Derivative<T>(kept[i]);
-      });
-    }
-  }
+                       Gradients wanted) override;
 
-  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override {
-    output.resize(input.rows(), input.cols());
-    detail::ApplyFunction<T>(function_, input, output);
-  }
+  void ComputeInference(const TensorRef<T>& input, Tensor<T>& output, const Pass&) const override;
 
-  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override {
-    if constexpr (requires { function_.Operation(); }) {
-      return graph.Activation(function_.Operation(), input);
-    } else {
-      return {};
-    }
-  }
+  ValueId Describe(GraphBuilder<T>& graph, ValueId input) const override;
 
   void ForgetForward() override {
     if constexpr (Function::kKeepsInput) {
@@ -108,6 +75,62 @@ class ActivationLayer final : public LayerBase<T> {
   Function function_;
   std::conditional_t<Function::kKeepsInput, KeptInput<T>, detail::OfPass<T>> kept_;
 };
+
+template <std::floating_point T, class Function>
+ActivationLayer<T, Function>::ActivationLayer(Index size, Function function)
+    : LayerBase<T>(size, size), function_(function) {
+  if (size < 1) throw ConfigError(Message({Function::kName, ": size ", size, ", expected at least 1"}));
+}
+
+template <std::floating_point T, class Function>
+std::shared_ptr<ILayer<T>> ActivationLayer<T, Function>::Clone() const {
+  return this->Shared(new ActivationLayer(*this));
+}
+
+template <std::floating_point T, class Function>
+void ActivationLayer<T, Function>::ComputeForward(const TensorRef<T>& input, Tensor<T>& output,
+                                                  const Pass& pass) {
+  ComputeInference(input, output, pass);
+  if (!Includes(pass.wanted, Gradients::input)) return;
+  if constexpr (Function::kKeepsInput) {
+    kept_.Keep(input, pass);
+  } else {
+    kept_ = output;
+  }
+}
+
+template <std::floating_point T, class Function>
+void ActivationLayer<T, Function>::ComputeBackward(const TensorRef<T>& outputGradient,
+                                                   Tensor<T>& inputGradient, Gradients wanted) {
+  if (!Includes(wanted, Gradients::input)) return;
+  const TensorRef<T> all = Kept();
+  if constexpr (requires { function_.InputGradients(all, outputGradient, inputGradient); }) {
+    function_.InputGradients(all, outputGradient, inputGradient);
+  } else {
+    detail::ForEachRow(all.rows(), all.cols(), 1, [&](Index row) {
+      const T* const kept = detail::RowOf(all, row);
+      const T* const out = detail::RowOf(outputGradient, row);
+      T* const in = detail::RowOf(inputGradient, row);
+      for (Index i = 0; i < all.cols(); ++i) in[i] = out[i] * function_.template Derivative<T>(kept[i]);
+    });
+  }
+}
+
+template <std::floating_point T, class Function>
+void ActivationLayer<T, Function>::ComputeInference(const TensorRef<T>& input, Tensor<T>& output,
+                                                    const Pass&) const {
+  output.resize(input.rows(), input.cols());
+  detail::ApplyFunction<T>(function_, input, output);
+}
+
+template <std::floating_point T, class Function>
+ValueId ActivationLayer<T, Function>::Describe(GraphBuilder<T>& graph, ValueId input) const {
+  if constexpr (requires { function_.Operation(); }) {
+    return graph.Activation(function_.Operation(), input);
+  } else {
+    return {};
+  }
+}
 
 struct ReLUFunction {
   static constexpr const char* kName = "ReLU";

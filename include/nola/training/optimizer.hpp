@@ -74,48 +74,12 @@ struct AdamWOptions {
 template <std::floating_point T>
 class AdamW final : public Optimizer<T> {
  public:
-  explicit AdamW(ILayer<T>& network, const AdamWOptions& options = {})
-      : Optimizer<T>(network, {"first_moment", "second_moment"}, options.groups, options.weightDecay),
-        options_(options) {
-    this->CheckShare("AdamW", "beta1", options.beta1);
-    this->CheckShare("AdamW", "beta2", options.beta2);
-    this->CheckNotNegative("AdamW", "epsilon", options.epsilon);
-    this->CheckNotNegative("AdamW", "weightDecay", options.weightDecay);
-  }
+  explicit AdamW(ILayer<T>& network, const AdamWOptions& options = {});
 
-  RunSettings Identity() const override {
-    RunSettings settings;
-    AddSetting(settings, "kind", "AdamW");
-    AddSetting(settings, "beta1", ExactText(options_.beta1));
-    AddSetting(settings, "beta2", ExactText(options_.beta2));
-    AddSetting(settings, "epsilon", ExactText(options_.epsilon));
-    AddSetting(settings, "weight_decay", ExactText(options_.weightDecay));
-    detail::AddGroups(settings, options_.groups);
-    return settings;
-  }
+  RunSettings Identity() const override;
 
  protected:
-  void Update(std::size_t index, T learningRate) override {
-    Parameter<T>& parameter = this->At(index);
-    const double step = static_cast<double>(this->StepCount());
-    const T correction1 = static_cast<T>(1 - std::pow(options_.beta1, step));
-    const T correction2 = static_cast<T>(1 - std::pow(options_.beta2, step));
-    // Not 0, and too small to be seen beside the root of a square that is not 0: 0/0 has no value.
-    const T epsilon = std::max(static_cast<T>(options_.epsilon), std::sqrt(std::numeric_limits<T>::min()));
-    const Factors factors{static_cast<T>(options_.beta1), static_cast<T>(options_.beta2),
-                          learningRate / correction1, std::sqrt(correction2), epsilon};
-    if (const T decay = this->WeightDecay(index); decay > T(0))
-      parameter.value *= T(1) - learningRate * decay;
-    constexpr Index kLanes = 16;
-    const Index size = parameter.value.size();
-    const T* const gradient = parameter.gradient.data();
-    T* const first = this->Moment(0, index).data();
-    T* const second = this->Moment(1, index).data();
-    T* const value = parameter.value.data();
-    Index i = 0;
-    for (; i + kLanes <= size; i += kLanes) Move<kLanes>(factors, gradient + i, first + i, second + i, value + i);
-    for (; i < size; ++i) Move<1>(factors, gradient + i, first + i, second + i, value + i);
-  }
+  void Update(std::size_t index, T learningRate) override;
 
  private:
   /// What all numbers of a step are moved by.
@@ -141,6 +105,51 @@ class AdamW final : public Optimizer<T> {
 
   AdamWOptions options_;
 };
+
+template <std::floating_point T>
+AdamW<T>::AdamW(ILayer<T>& network, const AdamWOptions& options)
+    : Optimizer<T>(network, {"first_moment", "second_moment"}, options.groups, options.weightDecay),
+      options_(options) {
+  this->CheckShare("AdamW", "beta1", options.beta1);
+  this->CheckShare("AdamW", "beta2", options.beta2);
+  this->CheckNotNegative("AdamW", "epsilon", options.epsilon);
+  this->CheckNotNegative("AdamW", "weightDecay", options.weightDecay);
+}
+
+template <std::floating_point T>
+RunSettings AdamW<T>::Identity() const {
+  RunSettings settings;
+  AddSetting(settings, "kind", "AdamW");
+  AddSetting(settings, "beta1", ExactText(options_.beta1));
+  AddSetting(settings, "beta2", ExactText(options_.beta2));
+  AddSetting(settings, "epsilon", ExactText(options_.epsilon));
+  AddSetting(settings, "weight_decay", ExactText(options_.weightDecay));
+  detail::AddGroups(settings, options_.groups);
+  return settings;
+}
+
+template <std::floating_point T>
+void AdamW<T>::Update(std::size_t index, T learningRate) {
+  Parameter<T>& parameter = this->At(index);
+  const double step = static_cast<double>(this->StepCount());
+  const T correction1 = static_cast<T>(1 - std::pow(options_.beta1, step));
+  const T correction2 = static_cast<T>(1 - std::pow(options_.beta2, step));
+  // Not 0, and too small to be seen beside the root of a square that is not 0: 0/0 has no value.
+  const T epsilon = std::max(static_cast<T>(options_.epsilon), std::sqrt(std::numeric_limits<T>::min()));
+  const Factors factors{static_cast<T>(options_.beta1), static_cast<T>(options_.beta2),
+                        learningRate / correction1, std::sqrt(correction2), epsilon};
+  if (const T decay = this->WeightDecay(index); decay > T(0)) parameter.value *= T(1) - learningRate * decay;
+  constexpr Index kLanes = 16;
+  const Index size = parameter.value.size();
+  const T* const gradient = parameter.gradient.data();
+  T* const first = this->Moment(0, index).data();
+  T* const second = this->Moment(1, index).data();
+  T* const value = parameter.value.data();
+  Index i = 0;
+  for (; i + kLanes <= size; i += kLanes)
+    Move<kLanes>(factors, gradient + i, first + i, second + i, value + i);
+  for (; i < size; ++i) Move<1>(factors, gradient + i, first + i, second + i, value + i);
+}
 
 NOLA_COMPILED_CLASS(adapters, SGD);
 NOLA_COMPILED_CLASS(adapters, AdamW);

@@ -48,13 +48,7 @@ class Optimizer {
   }
 
   /// The parameters it has, with their gradients of this moment; one that does not train now has none.
-  std::span<Parameter<T>> Parameters() {
-    RefreshGradients();
-    for (const Parameter<T>& parameter : parameters_) {
-      if (parameter.trainable) parameter.slot->isLent.store(true, std::memory_order_relaxed);
-    }
-    return parameters_;
-  }
+  std::span<Parameter<T>> Parameters();
   /// The first parameter of the network that trains and that it does not have, or an empty text: then it was
   /// built before the adapters, or before what it lacks was thawed.
   std::string Missing() {
@@ -77,45 +71,14 @@ class Optimizer {
   virtual RunSettings Identity() const { return {}; }
 
   /// What must be saved, with the step count, to go on as if nothing had happened.
-  std::vector<OptimizerState<T>> State() {
-    std::vector<OptimizerState<T>> states;
-    for (std::size_t kind = 0; kind < moments_.size(); ++kind) {
-      for (std::size_t i = 0; i < parameters_.size(); ++i) {
-        Tensor<T>& moment = moments_[kind].second[i];
-        states.push_back({moments_[kind].first + "." + parameters_[i].name,
-                          Eigen::Map<Tensor<T>>(moment.data(), moment.rows(), moment.cols())});
-      }
-    }
-    return states;
-  }
+  std::vector<OptimizerState<T>> State();
 
  protected:
   /// @param weightDecay  of the parameters to which no group gives another.
   /// @throws ConfigError if a layer object stands in two places of the network (see CheckTree), and for
   /// groups that cannot be.
   Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames,
-            const std::vector<ParameterGroup>& groups = {}, double weightDecay = 0)
-      : network_(network) {
-    CheckTree(network);
-    for (NamedSlot<T>& listed : detail::ListSlots(network)) {
-      if (listed.slot->trainable) parameters_.push_back(detail::ParameterOf(std::move(listed)));
-    }
-    std::vector<std::string> names;
-    for (const Parameter<T>& parameter : parameters_) names.push_back(parameter.name);
-    for (const ParameterGroup& group : groups) {
-      CheckNotNegative("ParameterGroup", "rateFactor", group.rateFactor);
-      CheckNotNegative("ParameterGroup", "weightDecay", group.weightDecay.value_or(0));
-      largestFactor_ = std::max(largestFactor_, static_cast<T>(group.rateFactor));
-    }
-    rates_ = detail::RatesOf(names, groups, weightDecay);
-    RefreshGradients();
-    for (const std::string& name : momentNames) {
-      auto& moment = moments_.emplace_back(name, std::vector<Tensor<T>>{}).second;
-      for (const Parameter<T>& parameter : parameters_) {
-        moment.push_back(Tensor<T>::Zero(parameter.value.rows(), parameter.value.cols()));
-      }
-    }
-  }
+            const std::vector<ParameterGroup>& groups = {}, double weightDecay = 0);
 
   /// Moves one parameter. @param learningRate  the rate of the step times the factor of its group.
   virtual void Update(std::size_t index, T learningRate) = 0;
@@ -152,6 +115,53 @@ class Optimizer {
   std::vector<std::pair<std::string, std::vector<Tensor<T>>>> moments_;
   Index stepCount_ = 0;
 };
+
+template <std::floating_point T>
+std::span<Parameter<T>> Optimizer<T>::Parameters() {
+  RefreshGradients();
+  for (const Parameter<T>& parameter : parameters_) {
+    if (parameter.trainable) parameter.slot->isLent.store(true, std::memory_order_relaxed);
+  }
+  return parameters_;
+}
+
+template <std::floating_point T>
+std::vector<OptimizerState<T>> Optimizer<T>::State() {
+  std::vector<OptimizerState<T>> states;
+  for (std::size_t kind = 0; kind < moments_.size(); ++kind) {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      Tensor<T>& moment = moments_[kind].second[i];
+      states.push_back({moments_[kind].first + "." + parameters_[i].name,
+                        Eigen::Map<Tensor<T>>(moment.data(), moment.rows(), moment.cols())});
+    }
+  }
+  return states;
+}
+
+template <std::floating_point T>
+Optimizer<T>::Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames,
+                        const std::vector<ParameterGroup>& groups, double weightDecay)
+    : network_(network) {
+  CheckTree(network);
+  for (NamedSlot<T>& listed : detail::ListSlots(network)) {
+    if (listed.slot->trainable) parameters_.push_back(detail::ParameterOf(std::move(listed)));
+  }
+  std::vector<std::string> names;
+  for (const Parameter<T>& parameter : parameters_) names.push_back(parameter.name);
+  for (const ParameterGroup& group : groups) {
+    CheckNotNegative("ParameterGroup", "rateFactor", group.rateFactor);
+    CheckNotNegative("ParameterGroup", "weightDecay", group.weightDecay.value_or(0));
+    largestFactor_ = std::max(largestFactor_, static_cast<T>(group.rateFactor));
+  }
+  rates_ = detail::RatesOf(names, groups, weightDecay);
+  RefreshGradients();
+  for (const std::string& name : momentNames) {
+    auto& moment = moments_.emplace_back(name, std::vector<Tensor<T>>{}).second;
+    for (const Parameter<T>& parameter : parameters_) {
+      moment.push_back(Tensor<T>::Zero(parameter.value.rows(), parameter.value.cols()));
+    }
+  }
+}
 
 template <std::floating_point T>
 T Optimizer<T>::Step(T learningRate, T maxGradientNorm) {

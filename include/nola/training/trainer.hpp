@@ -36,15 +36,7 @@ class Trainer {
   /// For rows of matrices, see Run(inputs, loss). Network and optimizer must outlive the trainer.
   /// @throws ConfigError for settings outside their ranges, and if a layer object stands in two places of the
   /// network (see CheckTree).
-  Trainer(ILayer<T>& network, Optimizer<T>& optimizer, TrainingOptions options)
-      : network_(network),
-        options_(std::move(options)),
-        rowBatches_({options_.epochs, options_.batchSize, options_.seed}),
-        update_(network, optimizer, options_.maxGradientNorm) {
-    detail::CheckTrainingOptions(options_);
-    CheckTree(network);
-    CosineSchedule(options_.learningRate, 1, 0, options_.finalFraction);  // throws for settings it cannot use
-  }
+  Trainer(ILayer<T>& network, Optimizer<T>& optimizer, TrainingOptions options);
 
   /// For the batches of a source, which must outlive the trainer too.
   /// @throws ConfigError also if the options set epochs, batch size or seed, which are the source's to say.
@@ -176,6 +168,17 @@ class Trainer {
   bool isRestored_ = false;  // the best parameters, since the last step or checkpoint
   std::map<std::string, Tensor<T>> best_;
 };
+
+template <std::floating_point T>
+Trainer<T>::Trainer(ILayer<T>& network, Optimizer<T>& optimizer, TrainingOptions options)
+    : network_(network),
+      options_(std::move(options)),
+      rowBatches_({options_.epochs, options_.batchSize, options_.seed}),
+      update_(network, optimizer, options_.maxGradientNorm) {
+  detail::CheckTrainingOptions(options_);
+  CheckTree(network);
+  CosineSchedule(options_.learningRate, 1, 0, options_.finalFraction);  // throws for settings it cannot use
+}
 
 template <std::floating_point T>
 double Trainer<T>::RunOn(detail::AnyBatchSource<T>& source, Index rows) {

@@ -150,7 +150,8 @@ class LayerBase : public virtual ILayer<T> {
   void CheckFinite(const std::string& what, const TensorRef<T>& values) const {
     for (Index row = 0; row < values.rows(); ++row) {
       const T* const numbers = detail::RowOf(values, row);
-      if (std::all_of(numbers, numbers + values.cols(), [](T value) { return std::isfinite(value); })) continue;
+      if (std::all_of(numbers, numbers + values.cols(), [](T value) { return std::isfinite(value); }))
+        continue;
       throw ConfigError(Message({this->LayerType(), ": ", what, " contains NaN or infinity"}));
     }
   }
