@@ -27,14 +27,26 @@ class CSVLog {
   void operator()(const TrainingProgress& progress);
 
  private:
+  /// An open file, or none.
+  struct File {
+    explicit File(std::FILE* opened) : file(opened) {}
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+    ~File() {
+      if (file != nullptr) std::fclose(file);
+    }
+
+    std::FILE* file;
+    bool hasBegun = false;
+  };
+
   [[noreturn]] void Fail(const char* action) const;
   std::string Content() const;
   void Append(std::string_view text);
   void CutFrom(Index step);
 
   std::string path_;
-  std::shared_ptr<std::FILE> file_;
-  std::shared_ptr<bool> hasBegun_;
+  std::shared_ptr<File> shared_;
 };
 
 }  // namespace nola

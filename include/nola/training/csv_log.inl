@@ -19,21 +19,18 @@ inline constexpr std::string_view kCSVLogHeader =
 
 }  // namespace detail
 
-NOLA_DEFINITION CSVLog::CSVLog(const std::string& path)
-    : path_(path), hasBegun_(std::make_shared<bool>(false)) {
+NOLA_DEFINITION CSVLog::CSVLog(const std::string& path) : path_(path) {
   const std::string text = Content();
   if (!text.empty() && !text.starts_with(detail::kCSVLogHeader)) {
     throw FileError(Message({"CSVLog: ", Quoted(path), " is there and is no log of a training run"}));
   }
-  file_.reset(std::fopen(path.c_str(), "ab"), [](std::FILE* file) {
-    if (file != nullptr) std::fclose(file);
-  });
-  if (!file_) Fail("open");
+  shared_ = std::make_shared<File>(std::fopen(path.c_str(), "ab"));
+  if (shared_->file == nullptr) Fail("open");
   if (text.empty()) Append(detail::kCSVLogHeader);
 }
 
 NOLA_DEFINITION void CSVLog::operator()(const TrainingProgress& progress) {
-  if (!std::exchange(*hasBegun_, true)) CutFrom(progress.step);
+  if (!std::exchange(shared_->hasBegun, true)) CutFrom(progress.step);
   Append(Message({progress.step, ',', progress.epoch, ',', ExactText(progress.loss), ',',
                   ExactText(progress.learningRate), ',', ExactText(progress.gradientNorm), ',',
                   progress.validation ? ExactText(*progress.validation) : "", ',',
@@ -49,15 +46,16 @@ NOLA_DEFINITION std::string CSVLog::Content() const {
   std::string text;
   struct stat status;
   if (stat(path_.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return text;  // none yet, or a pipe
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path_.c_str(), "rb"), &std::fclose);
-  if (!file) Fail("read");
-  for (int c = std::getc(file.get()); c != EOF; c = std::getc(file.get())) text += static_cast<char>(c);
-  if (std::ferror(file.get()) != 0) Fail("read");
+  const File opened(std::fopen(path_.c_str(), "rb"));
+  if (opened.file == nullptr) Fail("read");
+  for (int c = std::getc(opened.file); c != EOF; c = std::getc(opened.file)) text += static_cast<char>(c);
+  if (std::ferror(opened.file) != 0) Fail("read");
   return text;
 }
 
 NOLA_DEFINITION void CSVLog::Append(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0) {
+  if (std::fwrite(text.data(), 1, text.size(), shared_->file) != text.size() ||
+      std::fflush(shared_->file) != 0) {
     Fail("write");
   }
 }
