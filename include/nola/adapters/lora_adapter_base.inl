@@ -31,8 +31,10 @@ void LoRAAdapterBase<T>::ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const
   LinearBase()->ReadRows(first, rows);
   const ConstFactor a = FactorA();
   FactorMatrix<T> scaledA(rows.rows(), rank_);
+  T* to = scaledA.data();
   for (Index c = 0; c < rank_; ++c) {
-    for (Index i = 0; i < rows.rows(); ++i) scaledA(i, c) = Scaling() * a(first + i, c);
+    const T* const from = a.data() + c * a.rows() + first;
+    to = std::transform(from, from + rows.rows(), to, [this](T number) { return Scaling() * number; });
   }
   detail::AddProduct(scaledA, detail::ViewTransposed(FactorB()), rows);
 }
@@ -145,8 +147,9 @@ void LoRAAdapterBase<T>::AddDiagnostics(std::map<std::string, std::string>& fact
   detail::SetFact(facts, "update_norm", norm);
   if (LinearBase() == nullptr) return;
   T squares = T(0);
-  detail::VisitRows(*LinearBase(), this->InputSize(), this->OutputSize(),
-                    [&](Index, const Tensor<T>& rows) { squares += rows.squaredNorm(); });
+  detail::VisitRows(*LinearBase(), this->InputSize(), this->OutputSize(), [&](Index, const Tensor<T>& rows) {
+    squares += detail::SquaredNorm<T>(rows.data(), rows.size());
+  });
   detail::SetFact(facts, "update_relative_to_weight", norm / std::sqrt(squares));
 }
 

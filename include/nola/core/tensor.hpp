@@ -47,6 +47,12 @@ RowsMap<T> MapRows(T* data, Index rows, Index columns, Index stride) {
   return {data, rows, columns, Eigen::OuterStride<>(stride)};
 }
 
+/// The sum of the squares of numbers in memory: one type of Eigen's whatever matrix they are of.
+template <std::floating_point T>
+T SquaredNorm(const T* numbers, Index size) {
+  return Eigen::Map<const Tensor<T>>(numbers, 1, size).squaredNorm();
+}
+
 }  // namespace detail
 
 }  // namespace nola

@@ -19,7 +19,9 @@ namespace nola {
 template <std::floating_point T>
 T GradientNorm(std::span<const Parameter<T>> parameters) {
   T sum = T(0);
-  for (const Parameter<T>& parameter : parameters) sum += parameter.gradient.squaredNorm();
+  for (const Parameter<T>& parameter : parameters) {
+    sum += detail::SquaredNorm<T>(parameter.gradient.data(), parameter.gradient.size());
+  }
   if (std::isfinite(sum)) return std::sqrt(sum);
   T largest = T(0);  // squares overflow: once more, relative to the largest
   for (const Parameter<T>& parameter : parameters) {

@@ -99,7 +99,7 @@ T SumOfSquaredErrors(const TensorRef<T>& prediction, const TensorRef<T>& target,
     std::transform(from, from + target.cols(), RowOf(prediction, row), RowOf(gradient, row),
                    [](T wanted, T predicted) { return predicted - wanted; });
   }
-  const T sum = gradient.squaredNorm();
+  const T sum = SquaredNorm<T>(gradient.data(), gradient.size());
   if (prediction.size() > 0) gradient *= T(2) / static_cast<T>(prediction.size());
   return sum;
 }

@@ -61,7 +61,7 @@ namespace detail {
 /// Whether no entry is NaN or infinite. One vectorised pass unless the sum of squares overflows.
 template <std::floating_point T>
 bool IsFinite(const Tensor<T>& values) {
-  if (std::isfinite(values.squaredNorm())) return true;
+  if (std::isfinite(SquaredNorm(values.data(), values.size()))) return true;
   return std::all_of(values.data(), values.data() + values.size(),
                      [](T value) { return std::isfinite(value); });
 }
