@@ -56,35 +56,25 @@ struct Simd {
   static NOLA_INLINE void Store(T* to, Register a) { std::memcpy(to, &a, sizeof(Register)); }
   static NOLA_INLINE Mask First(Index count) { return count; }
   static NOLA_INLINE Register Load(const T* a, Mask mask) {
-    return mask == kWidth<T> ? Load(a) : LoadSome(a, mask);
-  }
-  static NOLA_INLINE void Store(T* to, Register a, Mask mask) {
-    return mask == kWidth<T> ? Store(to, a) : StoreSome(to, a, mask);
-  }
-  static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
-    return mask == kWidth<T> ? a : ChooseSome(mask, a, b);
-  }
-  static NOLA_INLINE Register Add(Register a, Register b) { return a + b; }
-  static NOLA_INLINE Register MultiplyAdd(Register a, Register b, Register c) { return a * b + c; }
-
- private:
-  // At the edges of a matrix: calls, or each of many places would have these loops.
-  [[gnu::noinline]] static Register LoadSome(const T* a, Mask mask) {
+    if (mask == kWidth<T>) return Load(a);
     T lanes[kWidth<T>] = {};
     for (Index i = 0; i < mask; ++i) lanes[i] = a[i];
     return Load(lanes);
   }
-  [[gnu::noinline]] static void StoreSome(T* to, Register a, Mask mask) {
+  static NOLA_INLINE void Store(T* to, Register a, Mask mask) {
+    if (mask == kWidth<T>) return Store(to, a);
     T lanes[kWidth<T>];
     Store(lanes, a);
     for (Index i = 0; i < mask; ++i) to[i] = lanes[i];
   }
-  [[gnu::noinline]] static Register ChooseSome(Mask mask, Register a, Register b) {
+  static NOLA_INLINE Register Choose(Mask mask, Register a, Register b) {
     T lanes[kWidth<T>];
     Store(lanes, b);
-    StoreSome(lanes, a, mask);
+    Store(lanes, a, mask);
     return Load(lanes);
   }
+  static NOLA_INLINE Register Add(Register a, Register b) { return a + b; }
+  static NOLA_INLINE Register MultiplyAdd(Register a, Register b, Register c) { return a * b + c; }
 };
 
 template <class Register>

@@ -75,32 +75,36 @@ class ProductKernels : PanelKernels {
     for (Index r = 0; r < count; ++r) factors[r] = S::Fill(*product.left.From(0, first + r).data);
     const bool isFirst = first == 0;
     const bool isLast = first + count >= product.depth;
-    const Index height = whole ? kRows : count;
     typename S::Mask mask{};
     Index j = 0;
     // A line of each row at a time, which the rows beside it may throw out of the cache then.
     for (; j + kLine<T> <= product.columns; j += kLine<T>) {
       NOLA_UNROLL
       for (Index c = 0; c < kLine<T>; c += kWidth<T>) {
-        AddLanes<false>(product, rows, factors, height, j + c, isFirst, isLast, mask, sums);
+        AddLanes<whole, false>(product, rows, factors, count, j + c, isFirst, isLast, mask, sums);
       }
     }
     for (; j < product.columns; j += kWidth<T>) {
       mask = S::First(std::min<Index>(kWidth<T>, product.columns - j));
-      AddLanes<true>(product, rows, factors, height, j, isFirst, isLast, mask, sums);
+      AddLanes<whole, true>(product, rows, factors, count, j, isFirst, isLast, mask, sums);
     }
   }
 
-  template <bool masked, class T>
+  template <bool whole, bool masked, class T>
   NOLA_INLINE static void AddLanes(const MatrixProduct<T>& product, const MatrixView<T>& rows,
                                    const typename Simd<T>::Register* factors, Index count, Index j,
                                    bool isFirst, bool isLast, typename Simd<T>::Mask mask, T* sums) {
     using S = Simd<T>;
     typename S::Register sum = S::Fill(T(0));
     if (!isFirst) sum = LoadLanes<masked, T>(sums + j, mask);
-    NOLA_UNROLL
-    for (Index r = 0; r < count; ++r) {
+    const auto add = [&](Index r) NOLA_TARGET {
       sum = S::MultiplyAdd(factors[r], LoadLanes<masked, T>(rows.data + r * rows.stride + j, mask), sum);
+    };
+    if constexpr (whole) {
+      NOLA_UNROLL
+      for (Index r = 0; r < kRows; ++r) add(r);
+    } else {  // of any number, which an unrolled loop would be sixteen times as long for
+      for (Index r = 0; r < count; ++r) add(r);
     }
     if (isLast && product.initial != nullptr) {
       sum = S::Add(LoadLanes<masked, T>(product.initial + j, mask), sum);

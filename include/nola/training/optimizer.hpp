@@ -87,21 +87,10 @@ class AdamW final : public Optimizer<T> {
     T beta1, beta2, rate, root, epsilon;
   };
 
-  /// Moves numbers side by side, which a compiler makes vectors of: expressions of Eigen's would do the same,
-  /// and each is a type that every program compiles.
-  template <Index lanes>
-  static void Move(const Factors& by, const T* __restrict__ gradient, T* __restrict__ first,
-                   T* __restrict__ second, T* __restrict__ value) {
-    const T beta1 = by.beta1;
-    const T beta2 = by.beta2;
-    for (Index i = 0; i < lanes; ++i) {
-      first[i] = beta1 * first[i] + (T(1) - beta1) * gradient[i];
-      second[i] = beta2 * second[i] + (T(1) - beta2) * (gradient[i] * gradient[i]);
-    }
-    T roots[lanes];
-    for (Index i = 0; i < lanes; ++i) roots[i] = std::sqrt(second[i]);
-    for (Index i = 0; i < lanes; ++i) value[i] -= by.rate * first[i] / (roots[i] / by.root + by.epsilon);
-  }
+  /// Moves a packet of numbers, or one, as an expression of arrays would. Expressions are types that every
+  /// program compiles; Eigen's packets are there already.
+  template <class Packet>
+  static void Move(const Factors& by, const T* gradient, T* first, T* second, T* value);
 
   AdamWOptions options_;
 };
@@ -139,16 +128,40 @@ void AdamW<T>::Update(std::size_t index, T learningRate) {
   const Factors factors{static_cast<T>(options_.beta1), static_cast<T>(options_.beta2),
                         learningRate / correction1, std::sqrt(correction2), epsilon};
   if (const T decay = this->WeightDecay(index); decay > T(0)) parameter.value *= T(1) - learningRate * decay;
-  constexpr Index kLanes = 16;
+  using Packet = typename Eigen::internal::packet_traits<T>::type;
+  constexpr Index kLanes = Eigen::internal::unpacket_traits<Packet>::size;
   const Index size = parameter.value.size();
   const T* const gradient = parameter.gradient.data();
   T* const first = this->Moment(0, index).data();
   T* const second = this->Moment(1, index).data();
   T* const value = parameter.value.data();
   Index i = 0;
-  for (; i + kLanes <= size; i += kLanes)
-    Move<kLanes>(factors, gradient + i, first + i, second + i, value + i);
-  for (; i < size; ++i) Move<1>(factors, gradient + i, first + i, second + i, value + i);
+  for (; i + kLanes <= size; i += kLanes) {
+    Move<Packet>(factors, gradient + i, first + i, second + i, value + i);
+  }
+  for (; i < size; ++i) Move<T>(factors, gradient + i, first + i, second + i, value + i);
+}
+
+template <std::floating_point T>
+template <class Packet>
+void AdamW<T>::Move(const Factors& by, const T* gradient, T* first, T* second, T* value) {
+  using Eigen::internal::padd;
+  using Eigen::internal::pdiv;
+  using Eigen::internal::ploadu;
+  using Eigen::internal::pmul;
+  using Eigen::internal::pset1;
+  using Eigen::internal::pstoreu;
+  const Packet slope = ploadu<Packet>(gradient);
+  const Packet mean =
+      padd(pmul(pset1<Packet>(by.beta1), ploadu<Packet>(first)), pmul(pset1<Packet>(T(1) - by.beta1), slope));
+  const Packet square = padd(pmul(pset1<Packet>(by.beta2), ploadu<Packet>(second)),
+                             pmul(pset1<Packet>(T(1) - by.beta2), pmul(slope, slope)));
+  pstoreu(first, mean);
+  pstoreu(second, square);
+  const Packet size =
+      padd(pdiv(Eigen::internal::psqrt(square), pset1<Packet>(by.root)), pset1<Packet>(by.epsilon));
+  pstoreu(value,
+          Eigen::internal::psub(ploadu<Packet>(value), pdiv(pmul(pset1<Packet>(by.rate), mean), size)));
 }
 
 NOLA_COMPILED_CLASS(adapters, SGD);
