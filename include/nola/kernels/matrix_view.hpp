@@ -42,42 +42,14 @@ struct MatrixProduct {
   Index readColumn = 0;
 
   /// A block of the result.
-  MatrixProduct Block(Index i, Index j, Index blockRows, Index blockColumns) const {
-    MatrixProduct block = *this;
-    block.rows = blockRows;
-    block.columns = blockColumns;
-    block.left = left.From(i, 0);
-    block.MoveRight(0, j);
-    if (initial != nullptr) block.initial = initial + i * initialStride + j;
-    block.result = result + i * resultStride + j;
-    return block;
-  }
+  MatrixProduct Block(Index i, Index j, Index blockRows, Index blockColumns) const;
 
   /// The part of the sum from k to `end`, which starts from the result unless it is the first.
-  MatrixProduct Part(Index k, Index end) const {
-    MatrixProduct part = *this;
-    part.depth = end - k;
-    part.left = left.From(0, k);
-    part.MoveRight(k, 0);
-    if (k > 0) {
-      part.initial = result;
-      part.initialStride = resultStride;
-    }
-    return part;
-  }
+  MatrixProduct Part(Index k, Index end) const;
 
   /// Rows of the right matrix from k on, and columns from j on, as they are read, into memory of at least
   /// RoomToRead.
-  MatrixView<T> Read(Index k, Index j, Index readDepth, Index readColumns, T* to) const {
-    const Index stored = right.transposed ? readColumns : readDepth;
-    const Index count = right.transposed ? readDepth : readColumns;
-    const Index row = readRow + (right.transposed ? j : k);
-    const Index stride = count + kReadGap;
-    for (Index i = 0; i < stored; ++i) {
-      reader->read(reader->matrix, row + i, readColumn + (right.transposed ? k : j), count, to + i * stride);
-    }
-    return {to, stride, right.transposed};
-  }
+  MatrixView<T> Read(Index k, Index j, Index readDepth, Index readColumns, T* to) const;
   static Index RoomToRead(Index stored, Index count) { return stored * (count + kReadGap); }
 
  private:
@@ -89,5 +61,42 @@ struct MatrixProduct {
     readColumn += right.transposed ? k : j;
   }
 };
+
+template <class T>
+MatrixProduct<T> MatrixProduct<T>::Block(Index i, Index j, Index blockRows, Index blockColumns) const {
+  MatrixProduct block = *this;
+  block.rows = blockRows;
+  block.columns = blockColumns;
+  block.left = left.From(i, 0);
+  block.MoveRight(0, j);
+  if (initial != nullptr) block.initial = initial + i * initialStride + j;
+  block.result = result + i * resultStride + j;
+  return block;
+}
+
+template <class T>
+MatrixProduct<T> MatrixProduct<T>::Part(Index k, Index end) const {
+  MatrixProduct part = *this;
+  part.depth = end - k;
+  part.left = left.From(0, k);
+  part.MoveRight(k, 0);
+  if (k > 0) {
+    part.initial = result;
+    part.initialStride = resultStride;
+  }
+  return part;
+}
+
+template <class T>
+MatrixView<T> MatrixProduct<T>::Read(Index k, Index j, Index readDepth, Index readColumns, T* to) const {
+  const Index stored = right.transposed ? readColumns : readDepth;
+  const Index count = right.transposed ? readDepth : readColumns;
+  const Index row = readRow + (right.transposed ? j : k);
+  const Index stride = count + kReadGap;
+  for (Index i = 0; i < stored; ++i) {
+    reader->read(reader->matrix, row + i, readColumn + (right.transposed ? k : j), count, to + i * stride);
+  }
+  return {to, stride, right.transposed};
+}
 
 }  // namespace nola::detail

@@ -129,7 +129,7 @@ void AdamW<T>::Update(std::size_t index, T learningRate) {
                         learningRate / correction1, std::sqrt(correction2), epsilon};
   if (const T decay = this->WeightDecay(index); decay > T(0)) parameter.value *= T(1) - learningRate * decay;
   using Packet = typename Eigen::internal::packet_traits<T>::type;
-  constexpr Index kLanes = Eigen::internal::unpacket_traits<Packet>::size;
+  constexpr Index kLanes = Eigen::internal::packet_traits<T>::size;
   const Index size = parameter.value.size();
   const T* const gradient = parameter.gradient.data();
   T* const first = this->Moment(0, index).data();
