@@ -196,6 +196,30 @@ TEMPLATE_TEST_CASE("a column's bits depend on no other column", "", float, doubl
   }
 }
 
+TEST_CASE("an operand may be a view: a transpose, or some of its rows or columns") {
+  using nola::detail::AddProduct;
+  using nola::detail::SetProduct;
+  using nola::detail::ViewMatrix;
+  using nola::detail::ViewTransposed;
+  const Tensor<float> a = RandomTensor<float>(20, 30, 1);
+  const Tensor<float> b = RandomTensor<float>(30, 40, 2);
+  const Tensor<float> c = RandomTensor<float>(20, 40, 3);
+  const auto product = [](const auto& left, const auto& right, Index rows, Index columns) {
+    Tensor<float> result = RandomTensor<float>(rows, columns, 4);
+    SetProduct(left, right, result);
+    AddProduct(left, right, result);
+    return result;
+  };
+  const Tensor<float> left = product(ViewTransposed(a), c, 30, 40);
+  REQUIRE(SameBits(left, product(a.transpose(), c, 30, 40)));
+  const Tensor<float> right = product(c, ViewTransposed(b), 20, 30);
+  REQUIRE(SameBits(right, product(c, b.transpose(), 20, 30)));
+  const Tensor<float> columns = product(a, ViewMatrix(b).From(0, 7), 20, 11);
+  REQUIRE(SameBits(columns, product(a, b.middleCols(7, 11), 20, 11)));
+  const Tensor<float> rows = product(c, ViewTransposed(b).From(0, 5), 20, 6);
+  REQUIRE(SameBits(rows, product(c, b.middleRows(5, 6).transpose(), 20, 6)));
+}
+
 TEST_CASE("long double has its products too") { RequireRight<long double>({20, 30, 40}); }
 
 TEMPLATE_TEST_CASE("a step of a layer too large for the stack allocates nothing", "", float, double) {
