@@ -151,9 +151,10 @@ TEST_CASE("a log has a row for every step, with numbers that read back the same 
          .validation = 0.25});
   }
   std::locale::global(before);
-  REQUIRE(ReadText(path) == std::string(kHeader) +
-                                "1234567,0,0.30000000000000004,0.001,0,,1.5\n"
-                                "1234568,1234,1e-10,12345.5,2,0.25,2\n");
+  std::string expected(kHeader);
+  expected += "1234567,0,0.30000000000000004,0.001,0,,1.5\n";
+  expected += "1234568,1234,1e-10,12345.5,2,0.25,2\n";
+  REQUIRE(ReadText(path) == expected);
 }
 
 TEST_CASE("a resumed run's log goes on where its checkpoint was, also after a row that was cut off") {
