@@ -71,7 +71,7 @@ class Optimizer {
   virtual RunSettings Identity() const { return {}; }
 
   /// What must be saved, with the step count, to go on as if nothing had happened.
-  std::vector<OptimizerState<T>> State();
+  virtual std::vector<OptimizerState<T>> State();
 
  protected:
   /// @param weightDecay  of the parameters to which no group gives another.
@@ -80,9 +80,14 @@ class Optimizer {
   Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames,
             const std::vector<ParameterGroup>& groups = {}, double weightDecay = 0);
 
+  /// Called once a step, when the gradients are checked and counted and before the first Update: for what
+  /// follows from the gradients of several parameters.
+  virtual void Prepare() {}
   /// Moves one parameter. @param learningRate  the rate of the step times the factor of its group.
   virtual void Update(std::size_t index, T learningRate) = 0;
 
+  /// Of the parameters, also of those that do not train now.
+  std::size_t Count() const { return parameters_.size(); }
   Parameter<T>& At(std::size_t index) { return parameters_[index]; }
   /// Of the parameter's group, or the optimizer's.
   T WeightDecay(std::size_t index) const { return static_cast<T>(rates_[index].weightDecay); }
@@ -182,6 +187,7 @@ T Optimizer<T>::Step(T learningRate, T maxGradientNorm) {
   }
   if (maxGradientNorm > T(0)) detail::ScaleToNorm<T>(parameters_, norm, maxGradientNorm);
   ++stepCount_;
+  Prepare();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     if (!parameters_[i].trainable) continue;
     Update(i, learningRate * static_cast<T>(rates_[i].factor));
