@@ -369,9 +369,7 @@ TEMPLATE_TEST_CASE("freezing and thawing at any time never makes a step that is 
     }
     const Vector<T> before = network->GetParameters();
     optimizer.Step(T(1));
-    if (network->GetParameters().size() == before.size()) {
-      REQUIRE((network->GetParameters() - before).norm() < T(20));
-    }
+    REQUIRE((network->GetParameters() - before).norm() < T(20));
     if (step % 8 != 7) continue;
     FindLayer<T>(*network, "a")->SetTrainable(random.NextBelow(3) > 0);
     FindLayer<T>(*network, "b")->SetTrainable(random.NextBelow(3) > 0);

@@ -6,6 +6,7 @@
 
 #include "catch.hpp"
 #include "io_files.hpp"
+#include "nola/training/full_matrix_adam.hpp"
 #include "tensors.hpp"
 
 namespace {
@@ -13,6 +14,18 @@ namespace {
 using nola::FileError;
 using nola::Index;
 using test::TemporaryDirectory;
+
+enum class Kind { adamW, sgd, fullMatrixAdam };
+
+template <class T>
+std::unique_ptr<nola::Optimizer<T>> MakeOptimizer(Kind kind, nola::ILayer<T>& network) {
+  if (kind == Kind::sgd) return std::make_unique<nola::SGD<T>>(network, nola::SGDOptions{.momentum = 0.9});
+  if (kind == Kind::fullMatrixAdam) {
+    const nola::FullMatrixAdamOptions options{.weightDecay = 0.01};
+    return std::make_unique<nola::FullMatrixAdam<T>>(network, options);
+  }
+  return std::make_unique<nola::AdamW<T>>(network, nola::AdamWOptions{.weightDecay = 0.01});
+}
 
 /// Everything a training run consists of, built anew as a new process would.
 template <class T>
@@ -24,17 +37,13 @@ struct Run {
   nola::Tensor<T> targets = test::RandomTensor<T>(30, 4, 2);
 
   explicit Run(Index epochs = 6, std::function<void(const nola::TrainingProgress&)> onStep = {},
-               nola::AdapterKind kind = nola::AdapterKind::nola, bool sgd = false) {
+               nola::AdapterKind kind = nola::AdapterKind::nola, Kind optimizerKind = Kind::adamW) {
     nola::AdapterConfig config{.targetModules = {"first", "inner.second"}, .trainableModules = {"head"}};
     config.kind = kind;
     config.rank = 2;
     config.numBasisA = config.numBasisB = 20;
     nola::AdaptLayers(network, config);
-    if (sgd) {
-      optimizer = std::make_unique<nola::SGD<T>>(*network, nola::SGDOptions{.momentum = 0.9});
-    } else {
-      optimizer = std::make_unique<nola::AdamW<T>>(*network, nola::AdamWOptions{.weightDecay = 0.01});
-    }
+    optimizer = MakeOptimizer<T>(optimizerKind, *network);
     trainer = std::make_unique<nola::Trainer<T>>(*network, *optimizer,
                                                  nola::TrainingOptions{.epochs = epochs,
                                                                        .batchSize = 7,
@@ -108,15 +117,15 @@ void KillWhileTraining(int kills) {
 TEMPLATE_TEST_CASE("a run that is resumed at any step ends bit for bit as one that was not", "", float,
                    double) {
   const TemporaryDirectory directory;
-  for (const bool sgd : {false, true}) {
+  for (const Kind optimizer : {Kind::adamW, Kind::sgd, Kind::fullMatrixAdam}) {
     for (const nola::AdapterKind kind : {nola::AdapterKind::nola, nola::AdapterKind::lora}) {
-      Run<TestType> whole(6, {}, kind, sgd);
+      Run<TestType> whole(6, {}, kind, optimizer);
       whole.Finish();
       for (const Index stop : {1, 4, 5, 17, 29}) {
-        Run<TestType> first(6, {}, kind, sgd);
+        Run<TestType> first(6, {}, kind, optimizer);
         first.Train(stop);
         first.Save(directory / "c");
-        Run<TestType> second(6, {}, kind, sgd);
+        Run<TestType> second(6, {}, kind, optimizer);
         CHECK(second.Load(directory / "c") == stop);
         second.Finish();
         CHECK(test::SameBits(second.network->GetParameters(), whole.network->GetParameters()));
@@ -141,8 +150,10 @@ TEST_CASE("a checkpoint of another run is refused with the reason, and nothing c
   };
   Run<float> otherKind(6, {}, nola::AdapterKind::lora);
   refused(otherKind, "differs in 'adapter.inner.second'");
-  Run<float> otherOptimizer(6, {}, nola::AdapterKind::nola, true);
-  refused(otherOptimizer, "optimizer.kind is 'AdamW' in it, here 'SGD'");
+  Run<float> sgd(6, {}, nola::AdapterKind::nola, Kind::sgd);
+  refused(sgd, "optimizer.kind is 'AdamW' in it, here 'SGD'");
+  Run<float> fullMatrix(6, {}, nola::AdapterKind::nola, Kind::fullMatrixAdam);
+  refused(fullMatrix, "optimizer.kind is 'AdamW' in it, here 'FullMatrixAdam'");
   Run<float> otherBase;
   std::shared_ptr<nola::ILayer<float>> base =
       dynamic_cast<nola::ILoRAAdapter<float>&>(*otherBase.network->Layer(0)).BaseLayer();
@@ -181,6 +192,10 @@ struct SmallRun {
 
   SmallRun(const nola::TrainingOptions& training, const nola::AdamWOptions& options) : SmallRun() {
     optimizer = std::make_unique<nola::AdamW<float>>(network, options);
+    trainer = std::make_unique<nola::Trainer<float>>(network, *optimizer, training);
+  }
+  SmallRun(const nola::TrainingOptions& training, const nola::FullMatrixAdamOptions& options) : SmallRun() {
+    optimizer = std::make_unique<nola::FullMatrixAdam<float>>(network, options);
     trainer = std::make_unique<nola::Trainer<float>>(network, *optimizer, training);
   }
   SmallRun(const nola::TrainingOptions& training, const nola::SGDOptions& options) : SmallRun() {
@@ -252,6 +267,13 @@ TEST_CASE(
   CHECK_THROWS_AS(LoadCheckpoint(bare.network, *bare.optimizer, directory / "c"), FileError);
   SmallRun other({.batchSize = 5}, nola::AdamWOptions{});
   CHECK(LoadCheckpoint(other.network, *other.optimizer, directory / "c") == 1);
+
+  SmallRun full(training, nola::FullMatrixAdamOptions{});
+  full.Step(10);
+  SaveCheckpoint(full.network, *full.optimizer, *full.trainer, directory / "c");
+  otherOptions(nola::AdamWOptions{}, "optimizer.kind is 'FullMatrixAdam' in it, here 'AdamW'");
+  otherOptions(nola::FullMatrixAdamOptions{.scope = nola::FullMatrixScope::layer},
+               "optimizer.scope is 'network' in it, here 'layer'");
 
   SmallRun sgd(training, nola::SGDOptions{.momentum = 0.5});
   SaveCheckpoint(sgd.network, *sgd.optimizer, Index{3}, directory / "c");

@@ -1,4 +1,5 @@
-// All of nola that needs Eigen alone. The io component has its own header, nola/io.hpp.
+// All of nola that needs Eigen alone. The io component has its own header, nola/io.hpp, and so has one
+// optimizer, nola/training/full_matrix_adam.hpp, for the time that Eigen's decompositions take to compile.
 #pragma once
 
 #include "nola/adapters/adapt_layers.hpp"

@@ -262,7 +262,8 @@ void FullMatrixAdam<T>::ApplyInverseRoot(Block& block, double correction) {
   double scale = 0;
   for (Index i = 0; i < size; ++i) scale = std::max(scale, entry(i, i));
   if (!(scale > 0)) scale = 1;
-  // M = Q Z D Z^T Q^T with Q as reflections: as one matrix it would take memory, and a third of the time.
+  // M = Q Z D Z^T Q^T, with Q left as the reflections that it is made of: as a matrix it would cost as much
+  // as Z again, and Eigen allocates to multiply it out.
   block.tridiagonal.compute(Eigen::MatrixXd::NullaryExpr(
       size, size, [&](Index row, Index column) { return row < column ? 0 : entry(row, column) / scale; }));
   block.diagonal = block.tridiagonal.diagonal();
