@@ -104,6 +104,7 @@ class FullMatrixAdam final : public Optimizer<T> {
   void AddMoments(Block& block);
   /// Multiplies the block's direction by (sqrt(M / correction^2) + epsilon)^-1.
   void ApplyInverseRoot(Block& block, double correction);
+  static void Reflect(Block& block, Index i);
 
   FullMatrixAdamOptions options_;
   std::vector<Block> blocks_;
@@ -263,7 +264,7 @@ void FullMatrixAdam<T>::ApplyInverseRoot(Block& block, double correction) {
   for (Index i = 0; i < size; ++i) scale = std::max(scale, entry(i, i));
   if (!(scale > 0)) scale = 1;
   // M = Q Z D Z^T Q^T, with Q left as the reflections that it is made of: as a matrix it would cost as much
-  // as Z again, and Eigen allocates to multiply it out.
+  // as Z again. Eigen allocates to apply them.
   block.tridiagonal.compute(Eigen::MatrixXd::NullaryExpr(
       size, size, [&](Index row, Index column) { return row < column ? 0 : entry(row, column) / scale; }));
   block.diagonal = block.tridiagonal.diagonal();
@@ -273,7 +274,7 @@ void FullMatrixAdam<T>::ApplyInverseRoot(Block& block, double correction) {
     throw StateError(Message({"FullMatrixAdam: the decomposition of a matrix of ", size,
                               " rows has not converged at step ", this->StepCount()}));
   }
-  block.direction.applyOnTheLeft(block.tridiagonal.matrixQ().transpose());
+  for (Index i = 0; i + 1 < size; ++i) Reflect(block, i);
   block.turned.noalias() = block.eigen.eigenvectors().transpose() * block.direction;
   const double share = std::max(static_cast<double>(std::numeric_limits<T>::epsilon()),
                                 static_cast<double>(size) * std::numeric_limits<double>::epsilon());
@@ -285,7 +286,20 @@ void FullMatrixAdam<T>::ApplyInverseRoot(Block& block, double correction) {
     block.turned[i] /= root / correction + options_.epsilon;
   }
   block.direction.noalias() = block.eigen.eigenvectors() * block.turned;
-  block.direction.applyOnTheLeft(block.tridiagonal.matrixQ());
+  for (Index i = size - 1; i-- > 0;) Reflect(block, i);
+}
+
+/// Applies I - 2 v v^T / v^T v, the decomposition's reflection i, to the direction. v is 1 after i + 1 zeros.
+template <std::floating_point T>
+void FullMatrixAdam<T>::Reflect(Block& block, Index i) {
+  const Index size = block.direction.size() - i - 2;
+  const auto rest = block.tridiagonal.packedMatrix().col(i).tail(size);
+  const double square = rest.squaredNorm();
+  if (!(square > 0)) return;  // there was nothing to reflect
+  auto tail = block.direction.tail(size);
+  const double factor = 2 * (block.direction[i + 1] + rest.dot(tail)) / (1 + square);
+  block.direction[i + 1] -= factor;
+  tail -= factor * rest;
 }
 
 template <std::floating_point T>
