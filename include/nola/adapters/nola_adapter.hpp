@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -70,51 +71,25 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   /// @throws ConfigError for a null base, a rank outside 1..min(in, out), a basis count outside 1..2^31, or
   /// an alpha that is NaN or infinite: before anything is allocated.
   NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, Index rank, Index numBasis, double alpha = -1,
-              std::uint64_t seed = 42, bool freezeBaseLayer = true)
-      : NOLAAdapter(std::move(baseLayer), NOLAOptions{.rank = rank,
-                                                      .numBasisA = numBasis,
-                                                      .numBasisB = numBasis,
-                                                      .alpha = alpha,
-                                                      .seed = seed,
-                                                      .freezeBaseLayer = freezeBaseLayer}) {}
+              std::uint64_t seed = 42, bool freezeBaseLayer = true);
 
   /// A bool in the place of alpha is a mistake.
   template <std::same_as<bool> Flag>
   NOLAAdapter(std::shared_ptr<ILayer<T>>, Index, Index, Flag, std::uint64_t = 42, bool = true) = delete;
 
   /// @throws ConfigError as above.
-  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options)
-      : NOLAAdapter(std::move(baseLayer), options, Bare()) {
-    this->AddParameter(kNameA, Tensor<T>::Zero(1, options.numBasisA));
-    this->AddParameter(kNameB, Tensor<T>::Zero(1, options.numBasisB));
-    Rebuild();
-  }
+  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options);
 
   /// An adapter with these coefficients, [1 x numBasisA] and [1 x numBasisB].
   /// @throws ConfigError as above and for NaN or infinity, ShapeError for other sizes.
   NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options, Tensor<T> coefficientsA,
-              Tensor<T> coefficientsB)
-      : NOLAAdapter(std::move(baseLayer), options, Bare()) {
-    CheckCoefficients(coefficientsA, options.numBasisA);
-    CheckCoefficients(coefficientsB, options.numBasisB);
-    this->AddParameter(kNameA, std::move(coefficientsA));
-    this->AddParameter(kNameB, std::move(coefficientsB));
-    Rebuild();
-  }
+              Tensor<T> coefficientsB);
 
   /// An adapter whose coefficients another layer lists (see ILayer::AdoptParameter), of A and of B. Adapters
   /// that share them have bases of their own, by their streams, and their gradients add up.
   /// @throws as above.
   NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options,
-              std::array<std::shared_ptr<ParameterSlot<T>>, 2> shared)
-      : NOLAAdapter(std::move(baseLayer), options, Bare()) {
-    if (!shared[0] || !shared[1]) throw ConfigError("NOLAAdapter: the shared coefficients are null");
-    CheckCoefficients(shared[0]->value, options.numBasisA);
-    CheckCoefficients(shared[1]->value, options.numBasisB);
-    this->UseParameter(std::move(shared[0]));
-    this->UseParameter(std::move(shared[1]));
-    Rebuild();
-  }
+              std::array<std::shared_ptr<ParameterSlot<T>>, 2> shared);
 
   /// NumBasisA().
   Index NumBasis() const { return NumBasisA(); }
@@ -137,28 +112,11 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   std::uint32_t Stream() const { return generator_.Stream(); }
   BasisDistribution Distribution() const { return generator_.Distribution(); }
 
-  void ParametersChanged() override {
-    LoRAAdapterBase<T>::ParametersChanged();
-    Rebuild();
-  }
+  void ParametersChanged() override;
 
   std::string LayerType() const override { return "NOLAAdapter"; }
-  std::optional<AdapterDescription> Description() const override {
-    return AdapterDescription{.kind = AdapterKind::nola,
-                              .inputSize = this->InputSize(),
-                              .outputSize = this->OutputSize(),
-                              .rank = this->Rank(),
-                              .alpha = static_cast<double>(this->Alpha()),
-                              .seed = Seed(),
-                              .stream = Stream(),
-                              .distribution = Distribution(),
-                              .numBasisA = NumBasisA(),
-                              .numBasisB = NumBasisB(),
-                              .frame = frame_ ? BasisFrame::weight : BasisFrame::none,
-                              .frameRank = frame_ ? frame_->Rank() : 0,
-                              .frameChecksum = frame_ ? frame_->checksum : std::string()};
-  }
-  std::shared_ptr<ILayer<T>> Clone() const override { return this->Shared(new NOLAAdapter(*this)); }
+  std::optional<AdapterDescription> Description() const override;
+  std::shared_ptr<ILayer<T>> Clone() const override;
 
  protected:
   using typename LoRAAdapterBase<T>::ConstFactor;
@@ -167,23 +125,9 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   ConstFactor FactorB() const override { return {b_.matrix.data(), b_.matrix.rows(), b_.matrix.cols()}; }
 
   void AccumulateFactorGradients(const TensorRef<T>& input, const Tensor<T>& inputSide,
-                                 const TensorRef<T>& outputSide, const Tensor<T>& projected) override {
-    if (this->IsTrainable(kB)) Accumulate(kB, Factor::b, b_, outputSide, projected);
-    if (this->IsTrainable(kA) && NumBasisA() > 0) Accumulate(kA, Factor::a, a_, input, inputSide);
-  }
+                                 const TensorRef<T>& outputSide, const Tensor<T>& projected) override;
 
-  void AddDiagnostics(std::map<std::string, std::string>& facts) const override {
-    LoRAAdapterBase<T>::AddDiagnostics(facts);
-    detail::SetFact(facts, "num_basis_a", NumBasisA());
-    detail::SetFact(facts, "num_basis_b", NumBasisB());
-    detail::SetFact(facts, "distribution", DistributionName(Distribution()));
-    detail::SetFact(facts, "seed", Seed());
-    detail::SetFact(facts, "stream", Stream());
-    if (frame_) detail::SetFact(facts, "frame_rank", frame_->Rank());
-    detail::SetFact(facts, "compression_ratio", CompressionRatio());
-    detail::SetFact(facts, "coefficient_norm_a", this->Value(kA).norm());
-    detail::SetFact(facts, "coefficient_norm_b", this->Value(kB).norm());
-  }
+  void AddDiagnostics(std::map<std::string, std::string>& facts) const override;
 
  private:
   static constexpr std::size_t kA = 0;
@@ -203,37 +147,16 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
 
   struct Bare {};
   /// All but the coefficients.
-  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options, Bare)
-      : LoRAAdapterBase<T>("NOLAAdapter", CheckBases(std::move(baseLayer), options), options.rank,
-                           options.alpha, options.freezeBaseLayer),
-        generator_(options.seed, options.stream, options.distribution),
-        frame_(FrameFor(*this->BaseLayer(), options)),
-        a_(this->InputSize(), options.rank, frame_ ? frame_->Rank() : 0),
-        b_(this->OutputSize(), options.rank, frame_ ? frame_->Rank() : 0) {}
+  NOLAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const NOLAOptions& options, Bare);
 
-  static std::shared_ptr<const WeightFrame<T>> FrameFor(const ILayer<T>& base, const NOLAOptions& options) {
-    if (options.frame == BasisFrame::none) return nullptr;
-    if (options.frame != BasisFrame::weight) {
-      throw ConfigError(Message({"NOLAAdapter: frame ", static_cast<int>(options.frame), " is not a frame"}));
-    }
-    if (!options.freezeBaseLayer) {
-      throw ConfigError(
-          "NOLAAdapter: a frame is taken of a weight that does not change: freeze the base layer");
-    }
-    if (options.frameRank < options.rank) {
-      throw ConfigError(Message({"NOLAAdapter: a frame of ", options.frameRank, " directions for rank ",
-                                 options.rank, ", expected the rank at least"}));
-    }
-    return FrameOf(base, options.frameRank);
+  static std::shared_ptr<const WeightFrame<T>> FrameFor(const ILayer<T>& base, const NOLAOptions& options);
+
+  T NormOf(std::size_t index) const {
+    const Tensor<T>& coefficients = this->Value(index);
+    return std::sqrt(detail::SquaredNorm<T>(coefficients.data(), coefficients.size()));
   }
 
-  void CheckCoefficients(const Tensor<T>& coefficients, Index numBasis) const {
-    if (coefficients.rows() != 1 || coefficients.cols() != numBasis) {
-      throw ShapeError(Message({"NOLAAdapter: coefficients are [", coefficients.rows(), " x ",
-                                coefficients.cols(), "], expected [1 x ", numBasis, "]"}));
-    }
-    this->CheckFinite("coefficients", coefficients);
-  }
+  void CheckCoefficients(const Tensor<T>& coefficients, Index numBasis) const;
 
   static std::shared_ptr<ILayer<T>> CheckBases(std::shared_ptr<ILayer<T>> base, const NOLAOptions& options) {
     detail::CheckBasisCounts(options.numBasisA, options.numBasisB);
@@ -251,24 +174,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
     Rebuild(kB, Factor::b, b_);
   }
 
-  void Rebuild(std::size_t index, Factor which, BuiltFactor& factor) {
-    const std::uint64_t version = this->Slot(index)->version;
-    if (factor.version == version) return;
-    factor.version.reset();  // until nothing can fail any more
-    const Tensor<T>& coefficients = this->Slot(index)->value;
-    FactorMatrix<T>& built = frame_ ? factor.core : factor.matrix;
-    if (frame_ && which == Factor::a && coefficients.size() == 0) {
-      built.setIdentity();  // its first directions, at the size that A0 has
-      built *= T(1) / std::sqrt(T(3));
-    } else {
-      detail::BuildFactorOn<T>(generator_, which, coefficients.data(), coefficients.size(),
-                               detail::View(built), workspace_);
-    }
-    if (frame_) {
-      detail::SetProduct(ByRows(factor.core), SideOf(which).transpose(), ByRows(factor.matrix));
-    }
-    factor.version = version;
-  }
+  void Rebuild(std::size_t index, Factor which, BuiltFactor& factor);
 
   static Eigen::Map<Tensor<T>> ByRows(FactorMatrix<T>& factor) {
     return {factor.data(), factor.cols(), factor.rows()};
@@ -278,30 +184,21 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
 
   /// Adds to the coefficients' gradient, given dLoss/dmatrix = activations^T * side.
   void Accumulate(std::size_t index, Factor which, const BuiltFactor& factor, const TensorRef<T>& activations,
-                  const Tensor<T>& side) {
-    const Index rank = factor.matrix.cols();
-    const Index core = factor.core.rows();
-    T* memory = factorGradient_.Reserve(static_cast<std::size_t>(factor.matrix.size() + core * rank));
-    Index length = factor.matrix.rows();
-    Eigen::Map<Tensor<T>> transposed(memory, rank, length);
-    detail::SetProduct(side.transpose(), activations, transposed);
-    if (frame_) {
-      memory += factor.matrix.size();
-      length = core;
-      detail::SetProduct(transposed, SideOf(which), Eigen::Map<Tensor<T>>(memory, rank, length));
-    }
-    Tensor<T>& sums = this->Gradient(index);
-    detail::AccumulateCoefficientGradientsOn<T>(generator_, which, {memory, length, rank, length},
-                                                sums.data(), sums.size(), workspace_);
-  }
+                  const Tensor<T>& side);
 
   BasisGenerator generator_;
-  std::shared_ptr<const WeightFrame<T>> frame_;
+  std::shared_ptr<const WeightFrame<T>> frame_;  // null without
   BuiltFactor a_;
   BuiltFactor b_;
   detail::ScratchBuffer<T> factorGradient_;  // of A, then of B transposed
   BasisWorkspace<T> workspace_;
 };
+
+}  // namespace nola
+
+#include "nola/adapters/nola_adapter.inl"
+
+namespace nola {
 
 NOLA_COMPILED_CLASS(adapters, NOLAAdapter);
 
