@@ -306,10 +306,9 @@ template <std::floating_point T>
 void FullMatrixAdam<T>::Update(std::size_t index, T learningRate) {
   Parameter<T>& parameter = this->At(index);
   if (const T decay = this->WeightDecay(index); decay > T(0)) parameter.value *= T(1) - learningRate * decay;
-  const Index size = parameter.value.size();
-  detail::NumbersOf(parameter.value) -=
-      learningRate *
-      blocks_[blockOf_[index]].direction.segment(firstOf_[index], size).array().template cast<T>();
+  const double* const direction = blocks_[blockOf_[index]].direction.data() + firstOf_[index];
+  T* const value = parameter.value.data();
+  for (Index i = 0; i < parameter.value.size(); ++i) value[i] -= learningRate * static_cast<T>(direction[i]);
 }
 
 NOLA_COMPILED_CLASS(adapters, FullMatrixAdam);
