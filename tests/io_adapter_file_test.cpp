@@ -582,6 +582,9 @@ TEST_CASE("a frame that is not the one an adapter was trained in is an error") {
   refused("frame=weight,5", "frame=weight,6", "the frame of 'inner.second' comes out differently");
   refused("frame=weight,5", "frame=weight,2", "the rank of its frame");
   refused("frame=weight,5", "frame=weight,99", "the rank of its frame");
+  refused("frame=weight,5", "frame=weight,5000000000000", "the rank of its frame");
+  const std::string base = nola::AdapterFile(directory / "a").Adapters()[1].base;
+  refused("base=" + base, "base=trained", "or its base trained");
   refused("frame=weight,5", "frame=inputs,5", "not a description");
   refused("frame=weight,5", "frame=weight,05", "not a description");
   refused("frame=weight,5," + checksum + " ", "", "the bases of 'inner.second'");  // of another length
@@ -635,6 +638,16 @@ TEMPLATE_TEST_CASE("frames are kept in a file, and adapters take them from there
   content.entries.erase(name);
   content.Write(directory / "half");
   CHECK_THROWS_AS(nola::LoadFrames<T>(directory / "half"), FileError);
+  content = Content(directory / "frames");
+  const std::size_t numbers = 12 * 5;
+  for (auto& [side, entry] : content.entries) {
+    if (entry.shape[0] != 12) continue;
+    std::vector<std::byte> bytes(numbers * 4);
+    nola::EncodeNumbers<float>(nola::NumberType::f32, std::vector<float>(numbers, 3e38F), bytes);
+    entry = nola::BytesEntry(side, nola::NumberType::f32, entry.shape, std::move(bytes));
+  }
+  content.Write(directory / "wild");
+  CHECK_THROWS_AS(nola::LoadFrames<T>(directory / "wild"), FileError);
   content = Content(directory / "frames");
   content.metadata["frame_specification"] = "2";
   content.Write(directory / "next");

@@ -2,6 +2,10 @@
 // finds too; and adapters whose bases lie in it.
 #include "counting_allocator.hpp"
 
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
 #include <Eigen/SVD>
 #include <cmath>
 #include <limits>
@@ -128,6 +132,7 @@ TEST_CASE("what has no frame is an error") {
     REQUIRE_THROWS_AS(golden::FrameOf(weight, rank, set), ConfigError);
   }
   REQUIRE_NOTHROW(golden::FrameOf(weight, 4, set));
+  REQUIRE_THROWS_AS(golden::FrameOf(RandomTensor<float>(600, 600, 1), 513, set), ConfigError);
   REQUIRE_THROWS_AS(golden::FrameOf(Tensor<float>::Zero(6, 4), 2, set), ConfigError);
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Tensor<float> with = weight;
@@ -138,6 +143,21 @@ TEST_CASE("what has no frame is an error") {
                     ConfigError);
   REQUIRE_THROWS_AS(nola::FrameOf<float>(nola::Tanh<float>(4), 2), ConfigError);
 }
+
+#ifdef __SSE__
+TEST_CASE("a frame has the same bits where numbers below the smallest normal one are taken for zero") {
+  Tensor<float> weight = Falling(40, 30, 0.8F, 7);
+  for (Index i = 0; i < 40; i += 3) weight.row(i) *= 0x1p-126F;  // rows that decayed
+  for (const InstructionSet set : test::SupportedSets()) {
+    const auto frame = golden::FrameOf(weight, 6, set);
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040U);  // flush to zero, denormals are zero
+    const auto flushed = golden::FrameOf(weight, 6, set);
+    _mm_setcsr(before);
+    REQUIRE(SameFrame(flushed, frame));
+  }
+}
+#endif
 
 TEST_CASE("eigenvalues and eigenvectors of a symmetric matrix") {
   const Tensor<double> half = RandomTensor<double>(23, 23, 4);
@@ -181,6 +201,55 @@ TEST_CASE(
                                      Framed());
   REQUIRE(inDouble.Frame()->checksum == first.Frame()->checksum);
   REQUIRE(SameBits(Tensor<float>(inDouble.Frame()->left.cast<float>()), first.Frame()->left));
+}
+
+TEST_CASE("layers of one's own have the frame of what they compute, whatever they store") {
+  /// W is the codes, each column times a scale.
+  struct Scaled final : nola::LayerBase<float>, nola::ILinearLayer<float> {
+    explicit Scaled(std::shared_ptr<DenseLayer<float>> codes, float scale)
+        : LayerBase<float>(codes->InputSize(), codes->OutputSize()),
+          codes_(std::move(codes)),
+          scale_(scale) {}
+    std::string LayerType() const override { return "Scaled"; }
+    const nola::ILinearLayer<float>* AsLinear() const override { return this; }
+    void AddProduct(const nola::TensorRef<float>& input, Tensor<float>& output) const override {
+      output += scale_ * codes_->Infer(input);
+    }
+    void AddInputGradient(const nola::TensorRef<float>&, Tensor<float>&) const override {}
+    const float* BiasRow() const override { return nullptr; }
+    void ReadRows(Index first, Eigen::Ref<Tensor<float>> rows) const override {
+      codes_->ReadRows(first, rows);
+      rows.col(0) *= scale_;
+      ++reads;
+    }
+    nola::StoredTensor Stored() const override { return {}; }
+    std::shared_ptr<nola::ILayer<float>> Clone() const override { return nullptr; }
+    void ComputeForward(const nola::TensorRef<float>&, Tensor<float>&, const nola::Pass&) override {}
+    void ComputeBackward(const nola::TensorRef<float>&, Tensor<float>&, nola::Gradients) override {}
+    void ComputeInference(const nola::TensorRef<float>&, Tensor<float>&, const nola::Pass&) const override {}
+    std::shared_ptr<DenseLayer<float>> codes_;
+    float scale_;
+    mutable int reads = 0;
+  };
+  const auto codes = Dense<float>();
+  const Scaled once(codes, 1.0F);
+  const Scaled twice(codes, 2.0F);
+  const auto frame = nola::FrameOf<float>(once, 5);
+  REQUIRE(nola::FrameOf<float>(twice, 5) != frame);
+  REQUIRE(nola::FrameOf<float>(*codes, 5) == frame);
+  const int reads = once.reads;
+  REQUIRE(nola::FrameOf<float>(once, 5) == frame);
+  REQUIRE(once.reads == reads + 1);  // to know that it is the same
+}
+
+TEST_CASE("a base whose weight would change under a frame is not quantised") {
+  nola::Sequential<float> network;
+  network.Add("layer", Dense<float>(64, 48));
+  nola::AdaptLayers(network, AdapterConfig{.rank = 3, .frame = BasisFrame::weight, .frameRank = 7});
+  const test::Snapshot<float> before(network);
+  REQUIRE_THROWS_AS(nola::QuantizeLayers(network, {"layer"}, nola::WeightFormat::int8), ConfigError);
+  REQUIRE(test::Snapshot<float>(network) == before);
+  REQUIRE(nola::QuantizeLayers(network, {"layer"}, nola::WeightFormat::f32).size() == 1);  // the same numbers
 }
 
 TEMPLATE_TEST_CASE("the factors of an adapter with a frame are those of its bases, in the frame", "", float,
@@ -237,16 +306,31 @@ TEMPLATE_TEST_CASE("without coefficients of A an adapter trains B alone", "", fl
       nola::FillOffsetA<T>(nola::BasisGenerator(42), offset);
       REQUIRE(SameBits(a, Tensor<T>(offset)));
     }
-    nola::AdamW<T> optimizer(adapter);
-    adapter.Backward(adapter.Forward(RandomTensor<T>(4, 14, 2)));
-    optimizer.Step(T(0.1));
-    REQUIRE(SameBits(adapter.GetMatrixA(), a));
-    REQUIRE(adapter.GetMatrixB().norm() > 0);
+    const auto trainsB = [&](nola::Optimizer<T>& optimizer) {
+      const Tensor<T> before = adapter.GetMatrixB();
+      adapter.Backward(adapter.Forward(RandomTensor<T>(4, 14, 2)));
+      optimizer.Step(T(0.1), T(1));
+      REQUIRE(SameBits(adapter.GetMatrixA(), a));
+      REQUIRE(adapter.GetMatrixB() != before);
+    };
+    for (const nola::Parameter<T>& parameter : nola::AdamW<T>(adapter).Parameters()) {
+      REQUIRE(parameter.gradient.rows() == parameter.value.rows());
+    }
+    nola::AdamW<T> adam(adapter);
+    trainsB(adam);
+    for (const double momentum : {0.0, 0.9}) {
+      nola::SGD<T> sgd(adapter, {.momentum = momentum});
+      trainsB(sgd);
+    }
   }
   NOLAOptions none = Framed();
   none.numBasisB = 0;
   REQUIRE_THROWS_AS(NOLAAdapter<T>(Dense<T>(), none), ConfigError);
+  const auto lowRank =
+      std::make_shared<DenseLayer<T>>(Tensor<T>(RandomTensor<T>(14, 2, 1) * RandomTensor<T>(2, 11, 2)));
   none.numBasisB = 4;
+  none.numBasisA = 0;  // A would have a column of zeros, which never learns
+  REQUIRE_THROWS_AS(NOLAAdapter<T>(lowRank, none), ConfigError);
   none.numBasisA = -1;
   REQUIRE_THROWS_AS(NOLAAdapter<T>(Dense<T>(), none), ConfigError);
 }

@@ -42,5 +42,7 @@ refuse "compile without -fno-exceptions" -std=c++20 -fno-exceptions
 refuse "compile without -fno-rtti" -std=c++20 -fno-rtti
 refuse "compile without -ffast-math" -std=c++20 -ffast-math
 refuse "compile without -ffast-math" -std=c++20 -ffinite-math-only
+refuse "compile without -funsafe-math-optimizations" -std=c++20 -funsafe-math-optimizations
+case $(uname -m) in x86_64) refuse "compile with -mfpmath=sse" -std=c++20 -mfpmath=387 ;; esac
 refuse "nola needs a 64-bit Eigen::Index" -std=c++20 -DEIGEN_DEFAULT_DENSE_INDEX_TYPE=int
 exit $failures

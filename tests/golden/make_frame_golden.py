@@ -6,6 +6,7 @@
 A weight is given by a rule, so that the file stays small:
   uniform  the entry of the uniform distribution at position i, rank vector j of basis 0 of factor B (seed, stream 0),
            times 2^-(j div 4)
+  dead     uniform, and every third row times 2^-130: as good as zero
   lowrank  sum over c < 4 of (word(i, c) mod 7 - 3) * (word(j, 100 + c) mod 7 - 3), words of group 0 of factor B
   signs    +1 or -1 by the parity of popcount(i AND j): all singular values are equal
 """
@@ -15,6 +16,12 @@ import numpy as np
 
 F32, F64 = np.float32, np.float64
 MASK = 0xFFFFFFFF
+
+
+def rounded(x):
+    """float(x) of the specification."""
+    with np.errstate(under="ignore"):
+        return np.where(np.abs(x) < 2.0**-126, F32(0), np.asarray(x).astype(F32))
 
 
 def philox(counter, key):
@@ -41,8 +48,10 @@ def weight(kind, n, m, seed):
     w = np.zeros((n, m), F32)
     for i in range(n):
         for j in range(m):
-            if kind == "uniform":
+            if kind in ("uniform", "dead"):
                 w[i, j] = uniform(seed, j, i) * F32(2.0 ** -(j // 4))
+                if kind == "dead" and i % 3 == 2:
+                    w[i, j] = w[i, j] * F32(2.0**-130)
             elif kind == "lowrank":
                 w[i, j] = sum((word(seed, 0, 2, c, 0, i) % 7 - 3) * (word(seed, 0, 2, 100 + c, 0, j) % 7 - 3)
                               for c in range(4))
@@ -74,16 +83,16 @@ def orthonormal(y):
         if first > 0:
             for _ in range(2):
                 q, block = y[:, :first], y[:, first:last]
-                shares = product(q.T, block).astype(F32)
-                y[:, first:last] = product(q, -shares, block).astype(F32)
+                shares = rounded(product(q.T, block))
+                y[:, first:last] = rounded(product(q, -shares, block))
         for j in range(first, last):
             for _ in range(2):
                 for i in range(first, j):
-                    share = F64(F32(dot(y[:, i], y[:, j])))
-                    y[:, j] = (y[:, j].astype(F64) - y[:, i].astype(F64) * share).astype(F32)
+                    share = F64(rounded(dot(y[:, i], y[:, j])))
+                    y[:, j] = rounded(y[:, j].astype(F64) - y[:, i].astype(F64) * share)
             d = dot(y[:, j], y[:, j])
             factor = F64(1) / np.sqrt(d) if d > given[j - first] * F64(2.0**-36) else F64(0)
-            y[:, j] = (y[:, j].astype(F64) * factor).astype(F32)
+            y[:, j] = rounded(y[:, j].astype(F64) * factor)
     return y
 
 
@@ -120,15 +129,15 @@ def eigen(g):
 def frame(w, p):
     n, m = w.shape
     exponent = int(np.frexp(np.abs(w).max())[1])
-    w = w * F32(2.0 ** min(max(-exponent, -126), 126))
+    w = rounded(rounded(w) * F32(2.0 ** min(max(-exponent, -126), 126)))
     size = min(p + 16, n, m)
     z = np.zeros((m, size), F32)
     for k in range(m):
         for j in range(size):
             z[k, j] = uniform(0, j, k)
     for _ in range(4):
-        y = orthonormal(product(w, z).astype(F32))
-        z = product(w.T, y).astype(F32)
+        y = orthonormal(rounded(product(w, z)))
+        z = rounded(product(w.T, y))
     values, vectors = eigen(product(z.T, z))
     order = sorted(range(size), key=lambda i: -values[i])
     least = values[order[0]] * F64(2.0**-40)
@@ -142,9 +151,9 @@ def frame(w, p):
         if s[j] == 0:
             continue
         q = np.sqrt(s[j])
-        turn[0, :, j] = (vectors[order[j]] * (q * a)).astype(F32)
-        turn[1, :, j] = (vectors[order[j]] * (a / q)).astype(F32)
-    left, right = product(y, turn[0]).astype(F32), product(z, turn[1]).astype(F32)
+        turn[0, :, j] = rounded(vectors[order[j]] * (q * a))
+        turn[1, :, j] = rounded(vectors[order[j]] * (a / q))
+    left, right = rounded(product(y, turn[0])), rounded(product(z, turn[1]))
     for j in range(p):
         if left[np.argmax(np.abs(left[:, j])), j] < 0:
             left[:, j], right[:, j] = -left[:, j], -right[:, j]
@@ -171,7 +180,8 @@ def bits(number):
 
 rows = []
 for kind, n, m, p, seed in [("uniform", 40, 30, 8, 1), ("uniform", 37, 150, 12, 2), ("uniform", 130, 70, 40, 3),
-                            ("uniform", 5, 3, 3, 4), ("lowrank", 50, 60, 10, 5), ("signs", 32, 32, 6, 0)]:
+                            ("uniform", 5, 3, 3, 4), ("lowrank", 50, 60, 10, 5), ("signs", 32, 32, 6, 0),
+                            ("dead", 40, 30, 8, 6), ("uniform", 300, 20, 5, 7)]:
     left, right = frame(weight(kind, n, m, seed), p)
     data = left.astype("<f4").tobytes() + right.astype("<f4").tobytes()
     rows.append({"weight": kind, "seed": str(seed), "rows": n, "columns": m, "rank": p,

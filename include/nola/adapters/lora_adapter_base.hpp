@@ -21,6 +21,8 @@ namespace nola {
 
 template <std::floating_point T>
 class LoRAAdapter;
+template <std::floating_point T>
+struct WeightFrame;
 
 /// A low-rank adapter around a base layer.
 /// @see Hu et al.: LoRA: low-rank adaptation of large language models (ICLR 2022), section 4.1.
@@ -44,6 +46,8 @@ class ILoRAAdapter : public virtual ILayer<T> {
   virtual std::shared_ptr<DenseLayer<T>> MergeToOriginalLayer() const = 0;
   /// What the adapter is, for files; nothing for a kind that files do not know.
   virtual std::optional<AdapterDescription> Description() const { return std::nullopt; }
+  /// What its bases lie in, null without. As it was when the adapter was made, whatever becomes of the base.
+  virtual std::shared_ptr<const WeightFrame<T>> Frame() const { return nullptr; }
   /// The parameters that A and B come from, in this order. Several adapters may share them.
   virtual std::vector<std::shared_ptr<ParameterSlot<T>>> FactorParameters() const = 0;
 };

@@ -105,9 +105,7 @@ class NOLAAdapter final : public LoRAAdapterBase<T> {
   Vector<T> GetCoefficientsA() const { return VectorOf(this->Value(kA)); }
   /// A copy of the coefficients beta_j.
   Vector<T> GetCoefficientsB() const { return VectorOf(this->Value(kB)); }
-  /// The directions of the weight in which its bases lie, null without. As they were when the adapter was
-  /// made, whatever becomes of the base.
-  const std::shared_ptr<const WeightFrame<T>>& Frame() const { return frame_; }
+  std::shared_ptr<const WeightFrame<T>> Frame() const override { return frame_; }
   std::uint64_t Seed() const { return generator_.Seed(); }
   std::uint32_t Stream() const { return generator_.Stream(); }
   BasisDistribution Distribution() const { return generator_.Distribution(); }

@@ -116,7 +116,16 @@ std::shared_ptr<const WeightFrame<T>> NOLAAdapter<T>::FrameFor(const ILayer<T>& 
     throw ConfigError(Message({"NOLAAdapter: a frame of ", options.frameRank, " directions for rank ",
                                options.rank, ", expected the rank at least"}));
   }
-  return FrameOf(base, options.frameRank);
+  auto frame = FrameOf(base, options.frameRank);
+  if (options.numBasisA > 0) return frame;
+  T square = T(0);
+  for (Index i = 0; i < frame->left.rows(); ++i) {
+    const T number = detail::RowOf(frame->left, i)[options.rank - 1];
+    square += number * number;
+  }
+  if (square > T(0)) return frame;
+  throw ConfigError(Message({"NOLAAdapter: the weight has fewer directions than the rank, ", options.rank,
+                             ", of which A without coefficients is made"}));
 }
 
 template <std::floating_point T>

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nola/adapters/adapter_tree.hpp"
+#include "nola/adapters/weight_frame.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/layers/frozen_dense_layer.hpp"
 #include "nola/layers/frozen_embedding.hpp"
@@ -30,6 +31,7 @@ struct LayerToFreeze {
   std::string name;  ///< the path without the steps from adapters to their bases
   std::shared_ptr<ILayer<T>> layer;
   bool isTrainedBase;
+  std::shared_ptr<const WeightFrame<T>> frame;  ///< that an adapter's bases have of it, or null
 };
 
 template <std::floating_point T>
@@ -42,7 +44,8 @@ void ListLayersToFreeze(const ILayer<T>& parent, const std::string& path, const 
     const ILayer<T>& layer = *child.layer;
     const bool hasWeight = layer.AsLinear() != nullptr || layer.AsTable() != nullptr;
     if (layer.AsAdapter() == nullptr && layer.Children().empty() && hasWeight) {
-      layers.push_back({childPath, childName, child.layer, isAdapter && !child.isFrozen});
+      layers.push_back({childPath, childName, child.layer, isAdapter && !child.isFrozen,
+                        isAdapter ? parent.AsAdapter()->Frame() : nullptr});
     } else if (layer.AsAdapter() != nullptr || layer.AsLinear() == nullptr) {
       ListLayersToFreeze(layer, childPath + ".", childName + ".", layers);
     }
@@ -85,7 +88,8 @@ std::shared_ptr<ILayer<T>> FreezeLayer(const ILayer<T>& layer, WeightFormat form
 /// is as it was. Extra memory: the new weights, until the old ones are given back, and 2^19 numbers.
 /// @return what was frozen, in order.
 /// @throws ConfigError if a pattern matches no layer, a number is not finite or beyond the format, the base
-/// of an adapter trains with it, the network itself is such a layer, or as CheckTree.
+/// of an adapter trains with it, the weight of one with a frame would change, the network itself is such a
+/// layer, or as CheckTree.
 template <std::floating_point T>
 std::vector<QuantizedLayer> QuantizeLayers(ILayer<T>& network, const std::vector<std::string>& patterns,
                                            WeightFormat format) {
@@ -116,6 +120,10 @@ std::vector<QuantizedLayer> QuantizeLayers(ILayer<T>& network, const std::vector
       if (!layer) layer = detail::FreezeLayer(*place.layer, format);
     } catch (const ConfigError& error) {
       throw ConfigError(Message({"QuantizeLayers: '", place.name, "': ", error.what()}));
+    }
+    if (!detail::FitsFrame(place.frame, *layer)) {
+      throw ConfigError("QuantizeLayers: the bases of the adapter at '" + place.name +
+                        "' lie in directions of its weight, which would change: quantise first, then adapt");
     }
     frozen.emplace_back(place.path, layer);
     result.push_back({place.name, bytes, detail::WeightOf(*layer).first});

@@ -45,17 +45,7 @@ PhiloxCounter WeightFingerprint(const ILayer<T>& layer) {
     throw ConfigError(Message(
         {"a frame is taken of a linear layer with a weight of its own, not of a ", layer.LayerType()}));
   }
-  for (const StoredWeight& stored : layer.OwnStoredWeights()) {
-    if (stored.Rows() == layer.InputSize() && stored.Columns() == layer.OutputSize()) {
-      return stored.weight->ValueFingerprint(stored.isTransposed);
-    }
-  }
-  const std::byte* const lies = linear->Stored().bytes.data();
-  for (const NamedSlot<T>& own : layer.OwnParameters()) {
-    if (reinterpret_cast<const std::byte*>(own.slot->value.data()) == lies) {
-      return own.slot->ValueFingerprint();
-    }
-  }
+  if (const auto known = linear->WeightFingerprint()) return *known;
   Fingerprint fingerprint;
   VisitRows(*linear, layer.InputSize(), layer.OutputSize(), [&](Index, const Tensor<T>& rows) {
     fingerprint.AddNumbers<T>({rows.data(), static_cast<std::size_t>(rows.size())});
@@ -139,19 +129,22 @@ std::shared_ptr<const WeightFrame<T>> FrameOf(const ILayer<T>& layer, Index rank
 
 namespace detail {
 
+/// Whether an adapter's frame, if it has one, is that of this layer's weight.
+template <std::floating_point T>
+bool FitsFrame(const std::shared_ptr<const WeightFrame<T>>& frame, const ILayer<T>& layer) {
+  return !frame || WeightFingerprint(layer) == frame->weight;
+}
+
 /// The frame that an adapter's bases lie in, null without.
 /// @throws ConfigError if its base is not any more what the frame was taken of.
 template <std::floating_point T>
 std::shared_ptr<const WeightFrame<T>> FrameOfAdapter(const ILoRAAdapter<T>& adapter,
                                                      const std::string& path) {
-  const std::optional<AdapterDescription> description = adapter.Description();
-  if (!description || description->frame == BasisFrame::none) return nullptr;
-  auto frame = FrameOf(*adapter.BaseLayer(), description->frameRank);
-  if (frame->checksum == description->frameChecksum) return frame;
-  throw ConfigError(
-      "the weight of " + Quoted(path) +
-      " has changed since the frame of its adapter was taken of it: merge the adapter, or put the "
-      "weight back");
+  std::shared_ptr<const WeightFrame<T>> frame = adapter.Frame();
+  if (FitsFrame(frame, *adapter.BaseLayer())) return frame;
+  throw ConfigError("the weight of " + Quoted(path) +
+                    " has changed since the frame of its adapter was taken of it: merge the adapter, or put "
+                    "the weight back");
 }
 
 }  // namespace detail

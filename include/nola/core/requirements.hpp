@@ -14,6 +14,14 @@
 #error \
     "nola's bases are the same bits everywhere and its checks find NaN only in IEEE arithmetic: compile without -ffast-math and -ffinite-math-only"
 #endif
+#if defined(__ASSOCIATIVE_MATH__)
+#error \
+    "nola's bases are the same bits everywhere only in IEEE arithmetic: compile without -funsafe-math-optimizations and -fassociative-math"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 2
+#error \
+    "nola's bases are the same bits everywhere only where float is computed in float: compile with -mfpmath=sse -msse2"
+#endif
 
 #include <Eigen/Core>
 

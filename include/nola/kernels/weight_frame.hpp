@@ -10,6 +10,8 @@
 
 namespace nola::detail {
 
+inline constexpr Index kMostFrameRank = 512;
+
 /// Writes rows first, first + 1, .. of a weight, `count` of them, one after the other.
 using FrameReader = std::function<void(Index first, Index count, float* rows)>;
 
@@ -23,11 +25,14 @@ struct FrameSides {
 /// [rows x columns], scaled to ||L||^2 = ||R||^2 = p. Directions that the weight has not (with a singular
 /// value below a millionth of the largest) are zero.
 ///
+/// Numbers below 2^-126 in size count as zero.
+///
 /// The bits are those of the frame specification on every instruction set, for any number of threads and
 /// whatever a compiler fuses. The weight is read nine times, some rows at a time: memory for 2^20 of its
-/// numbers and for 5 (rows + columns) (rank + 40) more. Cost: 16 rows columns (rank + 16) operations.
-/// @throws ConfigError for a rank outside 1..min(rows, columns), and for a weight that is zero or has numbers
-/// that are not finite in float.
+/// numbers and for 5 (rows + columns) (rank + 40) more. Cost: 16 rows columns (rank + 16) operations, and on
+/// one thread about 40 (rank + 16)^3.
+/// @throws ConfigError for a rank outside 1..min(rows, columns, 512), and for a weight that is zero or has
+/// numbers that are not finite in float.
 /// @see frame specification v1; Halko, Martinsson, Tropp: Finding structure with randomness (SIAM Review
 /// 2011), algorithm 4.4.
 FrameSides ComputeFrame(Index rows, Index columns, Index rank, const FrameReader& read,

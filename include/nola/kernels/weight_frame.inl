@@ -19,6 +19,13 @@ inline constexpr Index kFrameOversampling = 16;
 inline constexpr Index kFrameIterations = 3;
 inline constexpr Index kFrameBlock = 24;  ///< columns that are made orthogonal together
 
+/// Rounded to float; what a processor may flush to zero is zero on all.
+inline float RoundToFloat(double number) {
+  return std::abs(number) < static_cast<double>(std::numeric_limits<float>::min())
+             ? 0.0F
+             : static_cast<float>(number);
+}
+
 /// The steps of the frame specification.
 class FrameComputation {
  public:
@@ -57,9 +64,15 @@ class FrameComputation {
     for (Index first = 0; first < rows_; first += count) {
       const Index some = std::min(count, rows_ - first);
       read_(first, some, band_.data());
-      for (Index i = 0; i < some * columns_; ++i) band_.data()[i] *= scale_;
+      for (Index i = 0; i < some * columns_; ++i) {
+        band_.data()[i] = WithoutTiny(WithoutTiny(band_.data()[i]) * scale_);
+      }
       visit(first, some);
     }
+  }
+
+  static float WithoutTiny(float number) {
+    return std::abs(number) < std::numeric_limits<float>::min() ? 0.0F : number;
   }
 
   /// A power of two that brings the largest number into 1/2 .. 1.
@@ -83,7 +96,8 @@ class FrameComputation {
   Tensor<float> FirstDirections() const {
     const BasisGenerator entries(0, 0, BasisDistribution::uniform);
     const BasisShape shape{columns_, directions_, 1};
-    Tensor<float> z = Tensor<float>::Zero(columns_, width_);
+    Tensor<float> z;
+    Zero(z, columns_, width_);
     for (Index k = 0; k < columns_; ++k) {
       for (Index j = 0; j < directions_; ++j) z(k, j) = entries.Element<float>(Factor::b, j, 0, k, shape);
     }
@@ -92,14 +106,14 @@ class FrameComputation {
 
   static void Round(const Tensor<double>& sums, Index rows, float* to, Index stride, float sign = 1.0F) {
     for (Index row = 0; row < rows; ++row) {
-      for (Index j = 0; j < sums.cols(); ++j) to[row * stride + j] = sign * static_cast<float>(sums(row, j));
+      for (Index j = 0; j < sums.cols(); ++j) to[row * stride + j] = sign * RoundToFloat(sums(row, j));
     }
   }
 
   /// y = W z
   void MultiplyWeight(const Tensor<float>& z, Tensor<float>& y) {
     VisitBands([&](Index first, Index some) {
-      sums_.setZero(ExactRows(some), width_);
+      Zero(sums_, ExactRows(some), width_);
       product_.Add({band_.data(), columns_, false}, some, columns_, z.data(), width_, width_, sums_);
       Round(sums_, some, y.data() + first * width_, width_);
     });
@@ -107,7 +121,7 @@ class FrameComputation {
 
   /// z = W^T y
   void MultiplyTransposed(const Tensor<float>& y, Tensor<float>& z) {
-    sums_.setZero(ExactRows(columns_), width_);
+    Zero(sums_, ExactRows(columns_), width_);
     VisitBands([&](Index first, Index some) {
       product_.Add({band_.data(), columns_, true}, columns_, some, y.data() + first * width_, width_, width_,
                    sums_);
@@ -146,11 +160,11 @@ class FrameComputation {
 
   /// Takes what lies in the directions of the columns before `first` out of the block that begins there.
   void RemoveBefore(Tensor<float>& y, Index first, Tensor<double>& block) {
-    Tensor<double> shares = Tensor<double>::Zero(ExactRows(first), kFrameBlock);
-    product_.Add({y.data(), width_, true}, first, rows_, y.data() + first, width_, kFrameBlock, shares);
+    Zero(sums_, ExactRows(first), kFrameBlock);
+    product_.Add({y.data(), width_, true}, first, rows_, y.data() + first, width_, kFrameBlock, sums_);
     Tensor<float> negative(first, kFrameBlock);
-    Round(shares, first, negative.data(), kFrameBlock, -1.0F);
-    block.setZero();
+    Round(sums_, first, negative.data(), kFrameBlock, -1.0F);
+    std::fill_n(block.data(), block.size(), 0.0);
     for (Index row = 0; row < rows_; ++row) {
       for (Index j = 0; j < kFrameBlock; ++j) block(row, j) = static_cast<double>(y(row, first + j));
     }
@@ -167,10 +181,10 @@ class FrameComputation {
   }
 
   static void Subtract(Tensor<float>& columns, Index i, Index j) {
-    const double share = static_cast<double>(static_cast<float>(Dot(columns, i, j)));
+    const double share = static_cast<double>(RoundToFloat(Dot(columns, i, j)));
     for (Index k = 0; k < columns.cols(); ++k) {
       columns(j, k) =
-          static_cast<float>(static_cast<double>(columns(j, k)) - static_cast<double>(columns(i, k)) * share);
+          RoundToFloat(static_cast<double>(columns(j, k)) - static_cast<double>(columns(i, k)) * share);
     }
   }
 
@@ -179,68 +193,96 @@ class FrameComputation {
     const bool isNew = left > squares * 0x1p-36;
     const double factor = isNew ? 1 / std::sqrt(left) : 0.0;
     for (Index k = 0; k < columns.cols(); ++k) {
-      columns(j, k) = static_cast<float>(static_cast<double>(columns(j, k)) * factor);
+      columns(j, k) = RoundToFloat(static_cast<double>(columns(j, k)) * factor);
     }
   }
 
   /// W is about y z^T: its singular directions are those of z, turned.
   FrameSides Sides(const Tensor<float>& y, const Tensor<float>& z) {
-    Tensor<double> gram = Tensor<double>::Zero(ExactRows(width_), width_);
-    product_.Add({z.data(), width_, true}, width_, columns_, z.data(), width_, width_, gram);
-    Tensor<double> matrix = gram.topLeftCorner(directions_, directions_);
+    Zero(sums_, ExactRows(width_), width_);
+    product_.Add({z.data(), width_, true}, width_, columns_, z.data(), width_, width_, sums_);
+    Tensor<double> matrix(directions_, directions_);
+    for (Index i = 0; i < directions_; ++i) {
+      std::copy_n(sums_.data() + i * width_, directions_, matrix.data() + i * directions_);
+    }
     Tensor<double> vectors(directions_, directions_);
     SymmetricEigen(matrix, vectors);
+    const auto value = [&](Index i) { return matrix.data()[i * directions_ + i]; };
 
-    std::vector<Index> order(static_cast<std::size_t>(directions_));
-    for (Index i = 0; i < directions_; ++i) order[static_cast<std::size_t>(i)] = i;
-    std::stable_sort(order.begin(), order.end(),
-                     [&](Index i, Index j) { return matrix(i, i) > matrix(j, j); });
-    const double least = matrix(order[0], order[0]) * 0x1p-40;
+    std::vector<Index> order;  // the largest first, equal ones as they stand
+    for (Index i = 0; i < directions_; ++i) {
+      auto place = order.end();
+      while (place != order.begin() && value(i) > value(place[-1])) --place;
+      order.insert(place, i);
+    }
+    const double least = value(order[0]) * 0x1p-40;
     std::vector<double> roots;  // of the singular values; of those that are not there 0
     double sum = 0;
     for (Index j = 0; j < rank_; ++j) {
-      const double square = matrix(order[static_cast<std::size_t>(j)], order[static_cast<std::size_t>(j)]);
-      const double value = square > least ? std::sqrt(square) : 0.0;
-      roots.push_back(std::sqrt(value));
-      sum += value;
+      const double square = value(order[static_cast<std::size_t>(j)]);
+      const double singular = square > least ? std::sqrt(square) : 0.0;
+      roots.push_back(std::sqrt(singular));
+      sum += singular;
     }
+    if (!(sum > 0)) throw ConfigError("a weight whose first directions come out as zero has no frame");
     const double scale = std::sqrt(static_cast<double>(rank_) / sum);
-    Tensor<float> turnLeft = Tensor<float>::Zero(width_, Padded(rank_));
-    Tensor<float> turnRight = turnLeft;
+    const Index padded = Padded(rank_);
+    Tensor<float> turnLeft;
+    Tensor<float> turnRight;
+    Zero(turnLeft, width_, padded);
+    Zero(turnRight, width_, padded);
     for (Index j = 0; j < rank_; ++j) {
       const double root = roots[static_cast<std::size_t>(j)];
       if (root == 0.0) continue;
       const double left = root * scale;
       const double right = scale / root;
+      const double* const vector = vectors.data() + order[static_cast<std::size_t>(j)] * directions_;
       for (Index i = 0; i < directions_; ++i) {
-        const double entry = vectors(order[static_cast<std::size_t>(j)], i);
-        turnLeft(i, j) = static_cast<float>(entry * left);
-        turnRight(i, j) = static_cast<float>(entry * right);
+        turnLeft.data()[i * padded + j] = RoundToFloat(vector[i] * left);
+        turnRight.data()[i * padded + j] = RoundToFloat(vector[i] * right);
       }
     }
-    FrameSides sides{Turned(y, turnLeft), Turned(z, turnRight)};
+    FrameSides sides;
+    Turn(y, turnLeft, sides.left);
+    Turn(z, turnRight, sides.right);
     FixSigns(sides);
     return sides;
   }
 
-  Tensor<float> Turned(const Tensor<float>& directions, const Tensor<float>& turn) {
-    sums_.setZero(ExactRows(directions.rows()), turn.cols());
-    product_.Add({directions.data(), width_, false}, directions.rows(), directions_, turn.data(), turn.cols(),
-                 turn.cols(), sums_);
-    return sums_.topLeftCorner(directions.rows(), rank_).cast<float>();
+  /// The first columns of directions * turn.
+  void Turn(const Tensor<float>& directions, const Tensor<float>& turn, Tensor<float>& turned) {
+    const Index rows = directions.rows();
+    Zero(sums_, ExactRows(rows), turn.cols());
+    product_.Add({directions.data(), width_, false}, rows, directions_, turn.data(), turn.cols(), turn.cols(),
+                 sums_);
+    turned.resize(rows, rank_);
+    for (Index i = 0; i < rows; ++i) {
+      const double* const from = sums_.data() + i * sums_.cols();
+      for (Index j = 0; j < rank_; ++j) turned.data()[i * rank_ + j] = RoundToFloat(from[j]);
+    }
   }
 
   /// The largest number of each column of L is positive, the first of equals.
-  static void FixSigns(FrameSides& sides) {
-    for (Index j = 0; j < sides.left.cols(); ++j) {
-      Index largest = 0;
-      for (Index i = 1; i < sides.left.rows(); ++i) {
-        if (std::abs(sides.left(i, j)) > std::abs(sides.left(largest, j))) largest = i;
+  void FixSigns(FrameSides& sides) const {
+    const auto negate = [&](Tensor<float>& side, Index column) {
+      for (Index i = column; i < side.size(); i += rank_) side.data()[i] = -side.data()[i];
+    };
+    for (Index j = 0; j < rank_; ++j) {
+      float largest = 0;
+      for (Index i = j; i < sides.left.size(); i += rank_) {
+        const float number = sides.left.data()[i];
+        if (std::abs(number) > std::abs(largest)) largest = number;
       }
-      if (!(sides.left(largest, j) < 0.0F)) continue;
-      sides.left.col(j) = -sides.left.col(j);
-      sides.right.col(j) = -sides.right.col(j);
+      if (!(largest < 0.0F)) continue;
+      negate(sides.left, j);
+      negate(sides.right, j);
     }
+  }
+
+  template <class T>
+  static void Zero(Tensor<T>& matrix, Index rows, Index columns) {
+    matrix.resize(rows, columns);
+    std::fill_n(matrix.data(), matrix.size(), T(0));
   }
 
   Index rows_;
@@ -257,9 +299,10 @@ class FrameComputation {
 
 NOLA_DEFINITION FrameSides ComputeFrame(Index rows, Index columns, Index rank, const FrameReader& read,
                                         InstructionSet set) {
-  if (rank < 1 || rank > std::min(rows, columns)) {
+  const Index most = std::min({rows, columns, kMostFrameRank});
+  if (rank < 1 || rank > most) {
     throw ConfigError(Message({"a frame of ", rank, " directions of a weight of ", rows, " x ", columns,
-                               ", expected 1 to ", std::min(rows, columns)}));
+                               ", expected 1 to ", most}));
   }
   return FrameComputation(rows, columns, rank, read, set).Run();
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "nola/core/compiled.hpp"
@@ -60,6 +61,9 @@ class DenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
   }
   void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const override;
   StoredTensor Stored() const override { return ViewOf(Weights()); }
+  std::optional<PhiloxCounter> WeightFingerprint() const override {
+    return this->Slot(kWeight)->ValueFingerprint();
+  }
   bool HasColumns() const override { return true; }
   void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const override;
   void AddColumnsInputGradient(const TensorRef<T>& outputGradient, Index first,

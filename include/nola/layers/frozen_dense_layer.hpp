@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -64,6 +65,9 @@ class FrozenDenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     DecodeRows(Matrix(), Weight().isTransposed, first, rows.rows(), rows.data(), rows.outerStride());
   }
   StoredTensor Stored() const override { return Weight().weight->Stored(); }
+  std::optional<PhiloxCounter> WeightFingerprint() const override {
+    return Weight().weight->ValueFingerprint(Weight().isTransposed);
+  }
   bool HasColumns() const override { return true; }
   void ComputeColumns(const TensorRef<T>& input, Index first, Eigen::Ref<Tensor<T>> output) const override {
     detail::SetEncodedProduct(input, Columns(first, output.cols()), Weight().isTransposed, output,

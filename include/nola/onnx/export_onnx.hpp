@@ -88,12 +88,15 @@ std::uint64_t ExportONNX(const ILayer<T>& network, const std::filesystem::path& 
     model.externalDataFrom = options.externalDataFrom;
     model.inputsHaveDefaults = options.inputsHaveDefaults;
     model.constants.resize(graph.Values().size());
+    const auto fixed = hasInputs && options.inputs == OnnxInputs::coefficients
+                           ? detail::FixedFactors(adapters)
+                           : std::set<std::string>();
     for (const GraphConstant<T>& constant : graph.Constants()) {
       detail::OnnxConstant& place = model.constants[static_cast<std::size_t>(constant.value.number)];
       const std::shared_ptr<const Tensor<T>> numbers = constant.Numbers();
       place.numbers = detail::OnnxNumbers(graph.Value(constant.value).name, *numbers);
       if (!place.numbers.owner) place.numbers.owner = numbers;
-      place.isInput = hasInputs && constant.isFactor;
+      place.isInput = hasInputs && constant.isFactor && !fixed.contains(place.numbers.name);
     }
     if (hasInputs && options.inputs == OnnxInputs::coefficients) {
       detail::ExpandFactors(network, adapters, graph, model);
@@ -130,9 +133,11 @@ std::map<std::string, Tensor<T>> OnnxAdapterInputs(const ILayer<T>& network,
     throw ConfigError("OnnxAdapterInputs: the " + network.LayerType() + " has no adapters");
   }
   std::map<std::string, Tensor<T>> result;
-  const std::set<std::string> computed = inputs == OnnxInputs::coefficients
-                                             ? detail::AddCoefficients(network, adapters, result)
-                                             : std::set<std::string>();
+  std::set<std::string> computed;  // by the model itself
+  if (inputs == OnnxInputs::coefficients) {
+    computed = detail::AddCoefficients(network, adapters, result);
+    computed.merge(detail::FixedFactors(adapters));
+  }
   const Graph<T> graph = network.ExportComputationGraph({GraphAdapters::branch});
   for (const GraphConstant<T>& constant : graph.Constants()) {
     const std::string& name = graph.Value(constant.value).name;

@@ -25,7 +25,8 @@ enum class OnnxInputs {
   factors,      ///< A and B of each adapter, of any kind, seed and number of bases, which nola computes
   coefficients  ///< those of a NOLAAdapter, under the names that they have in adapter files: whoever reads
                 ///< such a file needs no nola. The model computes A and B in every run, for adapters of one
-                ///< seed and number of bases, of the hadamard distribution. Other kinds give their factors.
+                ///< seed, number of bases and frame, of the hadamard distribution. Other kinds give their
+                ///< factors.
 };
 
 namespace detail {
@@ -97,6 +98,19 @@ struct CoefficientInput {
   Factor which = Factor::a;
 };
 
+/// The factors that nothing trains: those of A without coefficients. They are constants of a model that is
+/// fed coefficients.
+template <std::floating_point T>
+std::set<std::string> FixedFactors(const std::vector<OnnxAdapter<T>>& adapters) {
+  std::set<std::string> factors;
+  for (const OnnxAdapter<T>& placed : adapters) {
+    const std::optional<AdapterDescription> description = placed.adapter->Description();
+    if (!description || description->kind != AdapterKind::nola || description->numBasisA > 0) continue;
+    factors.insert((placed.path.empty() ? "" : placed.path + ".") + "factor_a");
+  }
+  return factors;
+}
+
 /// @throws UnsupportedError for bases that no transform gives, ConfigError as FrameOfAdapter.
 template <std::floating_point T>
 std::vector<CoefficientInput<T>> CoefficientInputs(const ILayer<T>& network,
@@ -118,7 +132,7 @@ std::vector<CoefficientInput<T>> CoefficientInputs(const ILayer<T>& network,
     for (const Factor which : {Factor::a, Factor::b}) {
       const bool isA = which == Factor::a;
       const auto& slot = slots[isA ? 0 : 1];
-      if (slot->value.size() == 0) continue;  // nothing gives it: it is a factor as those of other kinds
+      if (slot->value.size() == 0) continue;
       const auto listed = names.find(slot.get());
       inputs.push_back({prefix + (isA ? "factor_a" : "factor_b"),
                         listed != names.end()

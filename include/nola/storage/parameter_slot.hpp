@@ -63,7 +63,10 @@ struct ParameterSlot {
   void Changed() { version = detail::NextVersion(); }
   /// The gradient, zero at first use.
   Tensor<T>& ReserveGradient() {
-    if (gradient.size() != value.size()) gradient.setZero(value.rows(), value.cols());
+    if (gradient.rows() != value.rows() ||
+        gradient.cols() != value.cols()) {  // one of no numbers has a shape too
+      gradient.setZero(value.rows(), value.cols());
+    }
     return gradient;
   }
   /// Freezing returns the gradient's memory.

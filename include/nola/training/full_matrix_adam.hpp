@@ -64,10 +64,9 @@ class FullMatrixAdam final : public Optimizer<T> {
 
   RunSettings Identity() const override;
 
-  /// The matrices too: the lower triangle of each, above it 0.
-  std::vector<OptimizerState<T>> State() override;
-
  protected:
+  /// The matrices: the lower triangle of each, above it 0.
+  void AddState(std::vector<OptimizerState<T>>& states) override;
   void Prepare() override;
   void Update(std::size_t index, T learningRate) override;
 
@@ -165,8 +164,7 @@ RunSettings FullMatrixAdam<T>::Identity() const {
 }
 
 template <std::floating_point T>
-std::vector<OptimizerState<T>> FullMatrixAdam<T>::State() {
-  std::vector<OptimizerState<T>> states = Optimizer<T>::State();
+void FullMatrixAdam<T>::AddState(std::vector<OptimizerState<T>>& states) {
   const auto add = [&](const char* kind, const std::string& layer, Tensor<T>& matrix) {
     states.push_back({layer.empty() ? kind : Message({kind, ".", layer}),
                       Eigen::Map<Tensor<T>>(matrix.data(), matrix.rows(), matrix.cols())});
@@ -175,7 +173,6 @@ std::vector<OptimizerState<T>> FullMatrixAdam<T>::State() {
     add("second_moment", block.layer, block.second);
     if (kIsSplit) add("second_moment_rest", block.layer, block.rest);
   }
-  return states;
 }
 
 template <std::floating_point T>

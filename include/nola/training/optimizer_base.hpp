@@ -71,7 +71,7 @@ class Optimizer {
   virtual RunSettings Identity() const { return {}; }
 
   /// What must be saved, with the step count, to go on as if nothing had happened.
-  virtual std::vector<OptimizerState<T>> State();
+  std::vector<OptimizerState<T>> State();
 
  protected:
   /// @param weightDecay  of the parameters to which no group gives another.
@@ -80,6 +80,8 @@ class Optimizer {
   Optimizer(ILayer<T>& network, const std::vector<std::string>& momentNames,
             const std::vector<ParameterGroup>& groups = {}, double weightDecay = 0);
 
+  /// Appends what State() is to hold beside the moments.
+  virtual void AddState(std::vector<OptimizerState<T>>&) {}
   /// Called once a step, when the gradients are checked and counted and before the first Update: for what
   /// follows from the gradients of several parameters.
   virtual void Prepare() {}
@@ -140,6 +142,7 @@ std::vector<OptimizerState<T>> Optimizer<T>::State() {
                         Eigen::Map<Tensor<T>>(moment.data(), moment.rows(), moment.cols())});
     }
   }
+  AddState(states);
   return states;
 }
 

@@ -110,8 +110,10 @@ inline AdapterRecord ParseRecord(const std::string& path, const std::string& tex
       record.frame = BasisFrame::weight;
       record.frameRank = integer(sizes.substr(0, comma));
       record.frameChecksum = sizes.substr(std::min(comma + 1, sizes.size()));
-      if (record.frameRank < record.rank || record.frameRank > most)
-        fail("the rank of its frame is out of range");
+      if (record.frameRank < record.rank || record.frameRank > std::min(most, kMostFrameRank) ||
+          !record.IsBaseFrozen()) {
+        fail("the rank of its frame is out of range, or its base trained");
+      }
     }
     if (record.numBasisA < 0 || record.numBasisB < 1 ||
         std::max(record.numBasisA, record.numBasisB) > BasisGenerator::kMaxBases) {

@@ -27,19 +27,22 @@ namespace detail {
 inline constexpr const char* kFrameFormat = "nola-frames";
 inline constexpr const char* kFrameSpecification = "1";
 
-/// "<32 digits of the weight's fingerprint>.<p>"
+/// "<32 digits of the weight's fingerprint>.<in>x<out>.<p>"
 template <std::floating_point T>
 std::string FrameName(const WeightFrame<T>& frame) {
   std::string name;
   for (const std::uint32_t word : frame.weight) {
     for (int shift = 28; shift >= 0; shift -= 4) name += "0123456789abcdef"[(word >> shift) & 15U];
   }
-  return name + Message({".", frame.Rank()});
+  return name + Message({".", frame.left.rows(), "x", frame.right.rows(), ".", frame.Rank()});
 }
 
 /// The fingerprint in such a name, nothing for another text.
-inline std::optional<PhiloxCounter> WeightOfFrameName(std::string_view name, Index rank) {
-  if (name.size() < 33 || name.substr(32) != Message({".", rank})) return std::nullopt;
+inline std::optional<PhiloxCounter> WeightOfFrameName(std::string_view name, Index rows, Index columns,
+                                                      Index rank) {
+  if (name.size() < 33 || name.substr(32) != Message({".", rows, "x", columns, ".", rank})) {
+    return std::nullopt;
+  }
   PhiloxCounter words{};
   for (std::size_t i = 0; i < 32; ++i) {
     const std::size_t digit = std::string_view("0123456789abcdef").find(name[i]);
@@ -113,15 +116,24 @@ WeightFrames<T> LoadFrames(const std::filesystem::path& path) {
         !isSide(right->second) || left.shape[1] != right->second.shape[1]) {
       file.Fail(Quoted(name) + " is not a side of a frame");
     }
-    const auto weight = detail::WeightOfFrameName(start, left.shape[1]);
+    const auto weight =
+        detail::WeightOfFrameName(start, left.shape[0], right->second.shape[0], left.shape[1]);
     if (!weight) file.Fail(Quoted(name) + " does not name a weight");
     const auto read = [](const SafetensorsTensor& side) {
       Tensor<float> numbers(side.shape[0], side.shape[1]);
       DecodeNumbers<float>(side.type, side.bytes, {numbers.data(), static_cast<std::size_t>(numbers.size())});
       return numbers;
     };
-    frames.push_back(detail::LiveFrames<T>::Instance().Keep(
-        detail::MakeFrame<T>(*weight, {read(left), read(right->second)})));
+    detail::FrameSides sides{read(left), read(right->second)};
+    for (const Tensor<float>* side :
+         {&sides.left, &sides.right}) {  // what every frame is, so that none is wild
+      const double square = detail::SquaredNorm<float>(side->data(), side->size());
+      if (!(std::abs(square - static_cast<double>(side->cols())) <
+            0.05 * static_cast<double>(side->cols()))) {
+        file.Fail(Quoted(name) + " is not of the size of a frame");
+      }
+    }
+    frames.push_back(detail::LiveFrames<T>::Instance().Keep(detail::MakeFrame<T>(*weight, std::move(sides))));
   }
   return frames;
 }

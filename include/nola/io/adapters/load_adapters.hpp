@@ -126,9 +126,12 @@ class AdapterLoad {
     }
     CheckBases(record);
     try {
-      if (record.frame == BasisFrame::weight &&
-          FrameOf(*base, record.frameRank)->checksum != record.frameChecksum) {
+      std::shared_ptr<const WeightFrame<T>> frame;  // held until the adapter holds it
+      if (record.frame == BasisFrame::weight) {
         if (isOtherBase) return mismatch(": its bases lie in a frame of the weight that it was trained on");
+        frame = FrameOf(*base, record.frameRank);
+      }
+      if (frame && frame->checksum != record.frameChecksum) {
         file_.File().Fail("the frame of " + Quoted(record.path) +
                           " comes out differently here than where it " + "was trained");
       }

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <concepts>
+#include <optional>
 
 #include "nola/core/error.hpp"
 #include "nola/core/tensor.hpp"
+#include "nola/random/philox.hpp"
 #include "nola/storage/stored_tensor.hpp"
 
 namespace nola {
@@ -28,6 +30,9 @@ class ILinearLayer {
   virtual void ReadRows(Index first, Eigen::Ref<Tensor<T>> rows) const = 0;
   /// W as it lies: for files. Empty where W is computed, as an adapter's is, and where T has no file type.
   virtual StoredTensor Stored() const = 0;
+  /// The fingerprint of W's numbers, row by row, each in float; nothing where the layer knows no way to it
+  /// but reading all of W.
+  virtual std::optional<PhiloxCounter> WeightFingerprint() const { return std::nullopt; }
 
   /// Whether the two functions below are there, of which a head's loss is made without the logits as a whole.
   virtual bool HasColumns() const { return false; }
