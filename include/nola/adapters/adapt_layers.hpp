@@ -41,8 +41,8 @@ struct AdapterConfig {
   std::uint32_t stream =
       0;  ///< of the first adapter; the next ones count up, so that no two share their bases
   BasisDistribution distribution = kDefaultDistribution;
-  BasisFrame frame = BasisFrame::none;  ///< see NOLAOptions
-  Index frameRank = 128;                ///< directions of each frame; with clampRank at most min(in, out)
+  FrameSetting frame = {};  ///< BasisFrame::none or weight, see NOLAOptions
+  Index frameRank = 128;    ///< directions of each frame; with clampRank at most min(in, out)
   /// The network lists a shared vector, `nola_coefficients_a` or `nola_coefficients_a_768x3072`, once.
   CoefficientSharing share = CoefficientSharing::none;
 };

@@ -28,8 +28,8 @@ struct NOLAOptions {
   std::uint64_t seed = 42;   ///< of the bases
   std::uint32_t stream = 0;  ///< adapters with the same seed, stream and size share their bases
   BasisDistribution distribution = kDefaultDistribution;
-  BasisFrame frame = BasisFrame::none;  ///< in which directions of the weight the bases lie
-  Index frameRank = 128;  ///< directions of the frame, rank..min(in, out); without a frame not read
+  FrameSetting frame = {};  ///< BasisFrame::none or weight: in which directions of the weight the bases lie
+  Index frameRank = 128;    ///< directions of the frame, rank..min(in, out); without a frame not read
   bool freezeBaseLayer = true;
 };
 

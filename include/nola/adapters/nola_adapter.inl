@@ -106,7 +106,8 @@ std::shared_ptr<const WeightFrame<T>> NOLAAdapter<T>::FrameFor(const ILayer<T>& 
                                                                const NOLAOptions& options) {
   if (options.frame == BasisFrame::none) return nullptr;
   if (options.frame != BasisFrame::weight) {
-    throw ConfigError(Message({"NOLAAdapter: frame ", static_cast<int>(options.frame), " is not a frame"}));
+    throw ConfigError(
+        Message({"NOLAAdapter: frame ", static_cast<int>(BasisFrame(options.frame)), " is not a frame"}));
   }
   if (!options.freezeBaseLayer) {
     throw ConfigError(
@@ -116,7 +117,7 @@ std::shared_ptr<const WeightFrame<T>> NOLAAdapter<T>::FrameFor(const ILayer<T>& 
     throw ConfigError(Message({"NOLAAdapter: a frame of ", options.frameRank, " directions for rank ",
                                options.rank, ", expected the rank at least"}));
   }
-  auto frame = FrameOf(base, options.frameRank);
+  auto frame = options.frame.Take(base, options.frameRank);
   if (options.numBasisA > 0) return frame;
   T square = T(0);
   for (Index i = 0; i < frame->left.rows(); ++i) {

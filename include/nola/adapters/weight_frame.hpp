@@ -9,9 +9,11 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "nola/adapters/adapter_description.hpp"
 #include "nola/adapters/lora_adapter_base.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/kernels/weight_frame.hpp"
@@ -105,7 +107,7 @@ class LiveFrames {
 
 /// The frame of the weight of a linear layer, decoded: taken if nobody holds it yet. Safe from many threads.
 /// Cost: see ComputeFrame; 4096 x 4096 with 128 directions takes one to three seconds on two cores.
-/// @param rank  p, 1..min(in, out)
+/// @param rank  p, 1..min(in, out, 512)
 /// @throws ConfigError for a rank out of range, a layer without a weight of its own (an adapter: merge it
 /// first), and for a weight that is zero or not finite in float.
 template <std::floating_point T>
@@ -126,6 +128,29 @@ std::shared_ptr<const WeightFrame<T>> FrameOf(const ILayer<T>& layer, Index rank
   return frames.Keep(
       detail::MakeFrame<T>(weight, detail::ComputeFrame(layer.InputSize(), layer.OutputSize(), rank, read)));
 }
+
+/// A BasisFrame as a setting. Who asks for a frame brings along what takes it, so that a program that asks
+/// for none compiles none.
+class FrameSetting {
+ public:
+  FrameSetting() = default;
+  FrameSetting(BasisFrame frame)
+      : frame_(frame), takers_{&FrameOf<float>, &FrameOf<double>, &FrameOf<long double>} {}
+  operator BasisFrame() const { return frame_; }
+
+  /// FrameOf. @pre frame is not none.
+  template <std::floating_point T>
+  std::shared_ptr<const WeightFrame<T>> Take(const ILayer<T>& layer, Index rank) const {
+    return std::get<Taker<T>>(takers_)(layer, rank);
+  }
+
+ private:
+  template <class T>
+  using Taker = std::shared_ptr<const WeightFrame<T>> (*)(const ILayer<T>& layer, Index rank);
+
+  BasisFrame frame_ = BasisFrame::none;
+  std::tuple<Taker<float>, Taker<double>, Taker<long double>> takers_ = {};
+};
 
 namespace detail {
 

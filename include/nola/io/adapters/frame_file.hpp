@@ -73,14 +73,14 @@ std::size_t SaveFrames(const ILayer<T>& network, const std::filesystem::path& pa
   }
   if (frames.empty()) throw ConfigError("SaveFrames: no adapter of the network has a frame");
   std::vector<SafetensorsEntry> entries;
-  for (const auto& [name, frame] : frames) {
+  for (const auto& entry : frames) {
     const auto add = [&](const char* side, const Tensor<T>& numbers) {
-      entries.push_back(NumbersEntry<T>(name + side, {numbers.rows(), numbers.cols()},
+      entries.push_back(NumbersEntry<T>(entry.first + side, {numbers.rows(), numbers.cols()},
                                         {numbers.data(), static_cast<std::size_t>(numbers.size())},
                                         NumberType::f32));
     };
-    add(".left", frame->left);
-    add(".right", frame->right);
+    add(".left", entry.second->left);
+    add(".right", entry.second->right);
   }
   SafetensorsMetadata metadata{{"format", detail::kFrameFormat},
                                {"format_version", "1"},
