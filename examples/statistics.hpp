@@ -29,4 +29,9 @@ inline double StudentQuantile(std::size_t freedom) {
   return kQuantiles[freedom - 1];
 }
 
+/// Half the width of the 95 % confidence interval of the mean. @param count  of the values, 2..10.
+inline double Interval95(double deviation, std::size_t count) {
+  return StudentQuantile(count - 1) * deviation / std::sqrt(static_cast<double>(count));
+}
+
 }  // namespace examples

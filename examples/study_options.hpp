@@ -3,7 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "tasks.hpp"
 
@@ -14,33 +16,40 @@ inline constexpr const char* kDataNote =
     "Data: Debian's dataset-fashion-mnist, bible-kjv, bible-kjv-text and jargon-text; "
     "examples/language_detector/run.sh fetches the rest.";
 
-/// Which tasks, and where their data are.
-inline void AddTaskOptions(CLI::App& app, StudySettings& settings) {
+/// Which tasks, and where their data are. @param names  of all tasks that the program has.
+inline void AddTaskOptions(CLI::App& app, StudySettings& settings, const std::vector<std::string>& names) {
   app.add_option("--fashion", settings.fashion, "directory of the four Fashion-MNIST files")
       ->capture_default_str();
   app.add_option("--detector", settings.detector, "where examples/language_detector/run.sh left its files")
       ->capture_default_str();
   app.add_option("--tasks", settings.tasks, "which to run")
       ->delimiter(',')
-      ->check(CLI::IsMember({"fashion", "detector", "text"}))
+      ->check(CLI::IsMember(names))
       ->capture_default_str();
 }
 
-/// How rates are searched, with a worker for each processor unless told. @return the option of the rounds.
-inline CLI::Option* AddSearchOptions(CLI::App& app, SearchSettings& search) {
+/// The options of a search whose defaults a program may change.
+struct SearchOptions {
+  CLI::Option* rounds;
+  CLI::Option* seeds;
+};
+
+/// How rates are searched, with a worker for each processor unless told.
+inline SearchOptions AddSearchOptions(CLI::App& app, SearchSettings& search) {
   search.workers = std::max(1U, std::thread::hardware_concurrency());
   CLI::Option* const rounds =
       app.add_option("--search-rounds", search.rounds,
                      "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
           ->check(CLI::Range(1, 10))
           ->capture_default_str();
-  app.add_option("--search-seeds", search.seeds, "runs for each rate of the search")
-      ->check(CLI::Range(1, 100))
-      ->capture_default_str();
+  CLI::Option* const seeds =
+      app.add_option("--search-seeds", search.seeds, "runs for each rate of the search")
+          ->check(CLI::Range(1, 100))
+          ->capture_default_str();
   app.add_option("--workers", search.workers, "runs at a time; changes no result")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  return rounds;
+  return {rounds, seeds};
 }
 
 }  // namespace examples

@@ -11,11 +11,13 @@ namespace examples {
 
 using nola::Index;
 
-void Adapt(const Task& task, const Network& base, const AddAdapters& addAdapters, Data data, Run& run) {
+Network Adapt(const Task& task, const Network& base, const Adaptation& adaptation, Data data, Run& run) {
   const Network adapted = base->Clone();
-  addAdapters(adapted, run.seed);
+  adaptation.addAdapters(adapted, run.seed);
   TrainAndScore(
-      run, task.worst, [&] { task.train(adapted, run, data); }, [&] { return task.score(adapted, data); });
+      run, task.worst, [&] { task.train(adapted, adaptation.makeOptimizer, run, data); },
+      [&] { return task.score(adapted, data); });
+  return adapted;
 }
 
 std::vector<Run> TuneAndTest(std::size_t methods, const StudySettings& settings, const Progress& progress,
@@ -46,7 +48,8 @@ AddAdapters ByConfig(nola::AdapterConfig config) {
   };
 }
 
-Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Settings& settings) {
+Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Settings& settings,
+                 const Network& pretrained) {
   using namespace fashion_mnist;
   struct Images {
     LabelledImages upright;
@@ -57,14 +60,16 @@ Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Setting
   examples::Task task{
       .name = "Fashion-MNIST",
       .metric = "accuracy in %",
-      .network = std::make_shared<nola::Sequential<float>>(Pretrain(parts.upright, settings, {})),
+      .network = pretrained
+                     ? pretrained
+                     : std::make_shared<nola::Sequential<float>>(Pretrain(parts.upright, settings, {})),
       .layers = {"*"},
       .addAdapters =
           ByConfig({.targetModules = {"fc1", "fc2"}, .rank = 128, .numBasisA = 384, .numBasisB = 384})};
   const auto images = std::make_shared<const Images>(Images{std::move(dataset.test), std::move(parts.task)});
-  task.train = [=](const Network& network, const Run& run, Data) {
-    nola::AdamW<float> optimizer(*network);
-    nola::Trainer<float>(*network, optimizer, Recipe(settings, run.learningRate, run.seed))
+  task.train = [=](const Network& network, const MakeOptimizer& makeOptimizer, const Run& run, Data) {
+    const auto optimizer = makeOptimizer(*network);
+    nola::Trainer<float>(*network, *optimizer, Recipe(settings, run.learningRate, run.seed))
         .Run(images->turned.training.pixels, nola::ClassificationLoss<float>(images->turned.training.labels));
   };
   task.score = [=](const Network& network, Data judge) {
@@ -110,9 +115,10 @@ Task DetectorTask(const std::filesystem::path& directory, const language_detecto
     Detector detector = files->With(network);
     language_detector::AddAdapters(detector, {.kind = nola::AdapterKind::nola, .size = 32}, seed);
   };
-  task.train = [=](const Network& network, const Run& run, Data data) {
+  task.train = [=](const Network& network, const MakeOptimizer& makeOptimizer, const Run& run, Data data) {
     Detector detector = files->With(network);
     Recipe own = recipe;
+    own.optimizer = makeOptimizer;
     own.learningRate = run.learningRate;
     own.seed = run.seed;
     TrainHead(detector, data == Data::heldBack ? files->part : files->all, own);
@@ -132,17 +138,20 @@ Task TextTask(const TextSettings& settings) {
       .vocabularySize = 256, .positions = 64, .width = 64, .blocks = 2, .heads = 4});
   text::Train(
       *pretrained, bible->training,
-      {.steps = settings.pretrainingSteps, .batchSize = 8, .learningRate = 3e-3, .weightDecay = 0.01});
+      {.steps = settings.pretrainingSteps, .batchSize = 8, .learningRate = 3e-3, .optimizer = MakeAdamW(0.01)});
   Task task{.name = "byte GPT",
             .metric = "minus bits per character",
             .worst = -8,
             .network = pretrained,
             .layers = {"blocks.*"},
             .addAdapters = ByConfig({.targetModules = {"blocks.*"}, .numBasisA = 256, .numBasisB = 256})};
-  task.train = [=](const Network& network, const Run& run, Data) {
-    text::Train(
-        dynamic_cast<text::Network&>(*network), jargon->training,
-        {.steps = settings.steps, .batchSize = 8, .learningRate = run.learningRate, .seed = 1000 + run.seed});
+  task.train = [=](const Network& network, const MakeOptimizer& makeOptimizer, const Run& run, Data) {
+    text::Train(dynamic_cast<text::Network&>(*network), jargon->training,
+                {.steps = settings.steps,
+                 .batchSize = 8,
+                 .learningRate = run.learningRate,
+                 .optimizer = makeOptimizer,
+                 .seed = 1000 + run.seed});
   };
   task.score = [=](const Network& network, Data data) {
     text::Tokens judged = data == Data::heldBack ? jargon->validation
@@ -152,6 +161,26 @@ Task TextTask(const TextSettings& settings) {
     return -text::BitsPerCharacter(dynamic_cast<const text::Network&>(*network), judged);
   };
   return task;
+}
+
+fashion_mnist::Settings Small(fashion_mnist::Settings settings) {
+  settings.heldBack = 500;
+  settings.images = std::min<Index>(settings.images, 1000);
+  settings.pretrainingEpochs = 1;
+  settings.epochs = 1;
+  return settings;
+}
+
+language_detector::Recipe Small(language_detector::Recipe recipe) {
+  recipe.epochs = 2;
+  return recipe;
+}
+
+TextSettings Small(TextSettings settings) {
+  settings.pretrainingSteps = 60;
+  settings.steps = 10;
+  settings.mostJudged = 8192;
+  return settings;
 }
 
 }  // namespace examples

@@ -12,6 +12,7 @@
 
 #include "adaptation.hpp"
 #include "experiment.hpp"
+#include "make_optimizer.hpp"
 #include "training_runs.hpp"
 
 namespace examples {
@@ -38,13 +39,20 @@ struct Task {
   AddAdapters addAdapters = {};     ///< the NOLA adapters that the network's own example came to
   /// Trains what is trainable in a network by the run's rate and seed. @param data  that the score will be
   /// for.
-  std::function<void(const Network& network, const Run& run, Data data)> train = {};
+  std::function<void(const Network& network, const MakeOptimizer& makeOptimizer, const Run& run, Data data)>
+      train = {};
   std::function<double(const Network& network, Data data)> score = {};
 };
 
+/// A way to adapt.
+struct Adaptation {
+  AddAdapters addAdapters;
+  MakeOptimizer makeOptimizer = MakeAdamW();
+};
+
 /// Adapts a copy of a network by the run's rate and seed, which the bases follow, and fills in score and
-/// time.
-void Adapt(const Task& task, const Network& base, const AddAdapters& addAdapters, Data data, Run& run);
+/// time. @return the copy.
+Network Adapt(const Task& task, const Network& base, const Adaptation& adaptation, Data data, Run& run);
 
 /// What programs that compare something on several tasks are told alike.
 struct StudySettings {
@@ -66,9 +74,12 @@ std::vector<Run> TuneAndTest(std::size_t methods, const StudySettings& settings,
 /// have.
 AddAdapters ByConfig(nola::AdapterConfig config);
 
-/// The 784-512-512-10 network that knows Fashion-MNIST upright, adapted to the images turned by 90 degrees.
-/// @throws nola::FileError if the data is missing.
-Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Settings& settings);
+/// The 784-512-512-10 network, or one of another width, that knows Fashion-MNIST upright, adapted to the
+/// images turned by 90 degrees.
+/// @param pretrained  such a network, of another task with the same settings of the pre-training; null: it is
+/// pre-trained here, which takes a minute. @throws nola::FileError if the data is missing.
+Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Settings& settings,
+                 const Network& pretrained = nullptr);
 
 /// The language classifier, adapted to headers as examples/language_detector/run.sh leaves them in a
 /// directory: package, data/training and data/test/standard_libraries, which are the test of what it knew
@@ -84,5 +95,10 @@ struct TextSettings {
 /// A byte-level GPT that knows the King James Bible, adapted to the Jargon File: 2 blocks of width 64.
 /// @throws nola::FileError if a text is missing.
 Task TextTask(const TextSettings& settings = {});
+
+/// What a task has in a run of seconds that shows that all works: little data, few steps.
+fashion_mnist::Settings Small(fashion_mnist::Settings settings);
+language_detector::Recipe Small(language_detector::Recipe recipe);
+TextSettings Small(TextSettings settings);
 
 }  // namespace examples

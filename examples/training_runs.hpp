@@ -119,6 +119,7 @@ struct SearchSettings {
   int rounds = 3;           ///< see nola::LearningRateSearch
   std::uint64_t seeds = 3;  ///< runs for each rate
   unsigned workers = 2;     ///< runs at a time; the results do not depend on it
+  int mostExtensions = 0;   ///< see nola::LearningRateSearch
 };
 
 /// Searches a learning rate for each of the methods: all of a round first, so that no worker waits for long.
@@ -131,7 +132,12 @@ inline std::vector<Run> SearchRates(const std::vector<std::size_t>& methods, con
     ForEach(count, settings.workers, part, progress, run);
   };
   return nola::SearchLearningRates<Run>(
-      methods, {.rounds = settings.rounds, .seeds = settings.seeds, .forEach = forEach}, work);
+      methods,
+      {.rounds = settings.rounds,
+       .mostExtensions = settings.mostExtensions,
+       .seeds = settings.seeds,
+       .forEach = forEach},
+      work);
 }
 
 /// The runs that follow a search: a method's best rate, with the seeds 1 and up.

@@ -252,6 +252,28 @@ TEST_CASE("rates at which a training throws, or gives what is no number, are lef
   refuse({.ladder = {0.1, 0}});
   refuse({.rounds = 0});
   refuse({.seeds = 0});
+  refuse({.mostExtensions = -1});
+}
+
+TEST_CASE("a search whose best rate is the last that it tried goes on, upwards and downwards") {
+  const auto search = [](double best, int mostExtensions, std::size_t expected) {
+    const auto trials = nola::SearchLearningRates(
+        {0}, {.ladder = {0.01, 0.04}, .rounds = 1, .seeds = 1, .mostExtensions = mostExtensions},
+        [&](LearningRateTrial& trial) { trial.score = -std::abs(std::log(trial.learningRate / best)); });
+    REQUIRE(trials.size() == expected);
+    return nola::BestLearningRate(trials);
+  };
+  REQUIRE(search(2.5, 8, 2 + 4) == Approx(2.56));  // 0.16, 0.64, 2.56 and 10.24, which is worse
+  REQUIRE(search(2.5, 1, 2 + 1) == 0.16);
+  REQUIRE(search(0.0006, 8, 2 + 3) == Approx(0.000625));
+  REQUIRE(search(2.5, 0, 2) == 0.04);
+  const auto diverging = [](int mostExtensions) {
+    return nola::SearchLearningRate(
+        {.ladder = {0.1, 0.4}, .rounds = 1, .seeds = 1, .mostExtensions = mostExtensions},
+        [](double rate, std::uint64_t) { return rate > 0.01 ? std::nan("") : rate; });
+  };
+  REQUIRE(diverging(4) == Approx(0.1 / 16));
+  REQUIRE_THROWS_AS(diverging(1), nola::StateError);
 }
 
 TEST_CASE("methods are searched side by side, in any order of running, with the same result") {

@@ -47,18 +47,17 @@ struct Measured {
 
 Measured MakeTask(const std::string& name, const Settings& settings) {
   if (name == "text") {
-    examples::TextSettings text;
-    if (settings.small) text = {.pretrainingSteps = 60, .steps = 10, .mostJudged = 8192};
-    return {examples::TextTask(text), "perplexity a character", true};
+    const examples::TextSettings text;
+    return {examples::TextTask(settings.small ? Small(text) : text), "perplexity a character", true};
   }
   if (name == "detector") {
-    language_detector::Recipe recipe;
-    if (settings.small) recipe.epochs = 2;
-    return {examples::DetectorTask(settings.detector, recipe), "balanced accuracy in %", false};
+    const language_detector::Recipe recipe;
+    return {examples::DetectorTask(settings.detector, settings.small ? examples::Small(recipe) : recipe),
+            "balanced accuracy in %", false};
   }
-  fashion_mnist::Settings images;
-  if (settings.small) images = {.heldBack = 500, .images = 1000, .pretrainingEpochs = 1, .epochs = 1};
-  return {examples::FashionTask(settings.fashion, images), "accuracy in %", false};
+  const fashion_mnist::Settings images;
+  return {examples::FashionTask(settings.fashion, settings.small ? examples::Small(images) : images),
+          "accuracy in %", false};
 }
 
 /// The formats of a network's frozen weights.
@@ -135,7 +134,7 @@ std::vector<Row> Study(const Measured& measured, const Settings& settings) {
       rows.size(), settings, examples::RunsLine(std::cerr, isatty(STDERR_FILENO) == 1),
       [&](std::size_t i) { return "  " + rows[i].formats.Name(); },
       [&](Run& run, Data data) {
-        examples::Adapt(task, rows[run.method].base, task.addAdapters, data, run);
+        examples::Adapt(task, rows[run.method].base, {task.addAdapters}, data, run);
       });
   const std::vector<Run> f32 = nola::TrialsOf(runs, 0);
   for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -245,11 +244,11 @@ int main(int argc, char** argv) {
       std::string(examples::kDataNote));
   app.add_option("-o,--output", settings.output, "directory for results.csv, made if missing")
       ->capture_default_str();
-  examples::AddTaskOptions(app, settings);
+  examples::AddTaskOptions(app, settings, settings.tasks);
   const auto* seeds = app.add_option("--seeds", settings.seeds, "trainings for each format at its best rate")
                           ->check(CLI::Range(2, 100))
                           ->capture_default_str();
-  const auto* rounds = examples::AddSearchOptions(app, settings.search);
+  const auto* rounds = examples::AddSearchOptions(app, settings.search).rounds;
   app.add_flag("--small", settings.small,
                "a run of seconds that shows that all works: little data, few steps; two seeds and one round, "
                "where not given otherwise");

@@ -23,7 +23,9 @@ Parts Split(const Dataset& data, const Settings& settings) {
   const LabelledImages upright =
       Slice(data.training, settings.heldBack, data.training.Count() - settings.heldBack);
   return {upright,
-          {turned(Slice(upright, 0, settings.images)), turned(Slice(data.training, 0, settings.heldBack)),
+          {turned(settings.asManyOfEachClass ? FirstOfEachClass(upright, settings.images)
+                                             : Slice(upright, 0, settings.images)),
+           turned(Slice(data.training, 0, settings.heldBack)),
            turned(data.test)}};
 }
 
@@ -36,22 +38,21 @@ nola::TrainingOptions Recipe(const Settings& settings, double learningRate, std:
           .seed = seed};
 }
 
-Network MakeNetwork(std::uint64_t seed) {
-  constexpr Index kWidth = 512;
+Network MakeNetwork(std::uint64_t seed, Index width) {
   Network network;
-  network.Emplace<nola::DenseLayer<float>>("fc1", kPixels, kWidth, true, seed);
-  network.Emplace<nola::ReLU<float>>("relu1", kWidth);
-  network.Emplace<nola::DenseLayer<float>>("fc2", kWidth, kWidth, true, seed + 1);
-  network.Emplace<nola::ReLU<float>>("relu2", kWidth);
-  network.Emplace<nola::DenseLayer<float>>("fc3", kWidth, kClasses, true, seed + 2);
+  network.Emplace<nola::DenseLayer<float>>("fc1", kPixels, width, true, seed);
+  network.Emplace<nola::ReLU<float>>("relu1", width);
+  network.Emplace<nola::DenseLayer<float>>("fc2", width, width, true, seed + 1);
+  network.Emplace<nola::ReLU<float>>("relu2", width);
+  network.Emplace<nola::DenseLayer<float>>("fc3", width, kClasses, true, seed + 2);
   return network;
 }
 
 Network Pretrain(const LabelledImages& upright, const Settings& settings,
                  const std::function<void(const nola::TrainingProgress&)>& onStep) {
-  Network network = MakeNetwork(1);
+  Network network = MakeNetwork(3 * settings.baseSeed - 2, settings.width);  // it has three layers
   nola::AdamW<float> optimizer(network);
-  nola::TrainingOptions options = Recipe(settings, 1e-3, 1);
+  nola::TrainingOptions options = Recipe(settings, 1e-3, settings.baseSeed);
   options.epochs = settings.pretrainingEpochs;
   options.batchSize = 128;
   options.onStep = onStep;

@@ -31,6 +31,9 @@ struct Method {
 struct Settings {
   nola::Index heldBack = 5000;  ///< training images that only choose learning rates
   nola::Index images = 20000;   ///< other training images, that the methods adapt on
+  bool asManyOfEachClass = false;  ///< of these images: the first of each class
+  nola::Index width = 512;         ///< of the network between its layers
+  std::uint64_t baseSeed = 1;      ///< of the network's weights and its pre-training
   nola::Index pretrainingEpochs = 4;
   nola::Index epochs = 3;
   nola::Index batchSize = 64;
@@ -55,7 +58,7 @@ struct Parts {
   Task task;               ///< turned; it adapts on the first of the same images
 };
 
-/// @throws nola::ConfigError for more images than there are.
+/// @throws nola::ConfigError for more images than there are, or a number that the classes cannot share.
 Parts Split(const Dataset& data, const Settings& settings);
 
 using examples::Progress;
@@ -80,8 +83,8 @@ struct Results {
 /// The settings of one training run.
 nola::TrainingOptions Recipe(const Settings& settings, double learningRate, std::uint64_t seed);
 
-/// The 784-512-512-10 network with ReLU between its layers fc1, fc2 and fc3.
-nola::Sequential<float> MakeNetwork(std::uint64_t seed);
+/// The 784-width-width-10 network with ReLU between its layers fc1, fc2 and fc3.
+nola::Sequential<float> MakeNetwork(std::uint64_t seed, nola::Index width = 512);
 
 /// The network trained on upright images.
 nola::Sequential<float> Pretrain(const LabelledImages& upright, const Settings& settings,

@@ -157,4 +157,21 @@ LabelledImages Slice(const LabelledImages& all, nola::Index first, nola::Index c
   return {all.pixels.middleRows(first, count), std::vector<std::int32_t>(begin, begin + count)};
 }
 
+LabelledImages FirstOfEachClass(const LabelledImages& all, nola::Index count) {
+  std::array<Index, kClasses> left{};
+  left.fill(count / kClasses);
+  LabelledImages chosen{nola::Tensor<float>(count, all.pixels.cols()), {}};
+  for (Index image = 0; image < all.Count(); ++image) {
+    const std::int32_t label = all.labels[static_cast<std::size_t>(image)];
+    if (left[static_cast<std::size_t>(label)]-- <= 0) continue;
+    chosen.pixels.row(static_cast<Index>(chosen.labels.size())) = all.pixels.row(image);
+    chosen.labels.push_back(label);
+  }
+  if (static_cast<Index>(chosen.labels.size()) != count) {
+    throw nola::ConfigError(
+        Message({count, " images, as many of each of ", kClasses, " classes, cannot be had"}));
+  }
+  return chosen;
+}
+
 }  // namespace fashion_mnist

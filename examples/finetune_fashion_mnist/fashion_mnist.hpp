@@ -43,4 +43,8 @@ nola::Tensor<float> Turned(const nola::TensorRef<float>& pixels);
 /// Rows first..first+count-1.
 LabelledImages Slice(const LabelledImages& all, nola::Index first, nola::Index count);
 
+/// The first images of each class, as many of each, in the order that they have.
+/// @throws nola::ConfigError if the classes cannot share the count evenly, or have fewer images.
+LabelledImages FirstOfEachClass(const LabelledImages& all, nola::Index count);
+
 }  // namespace fashion_mnist

@@ -91,7 +91,7 @@ std::shared_ptr<text::Network> Pretrained(const Settings& settings) {
               {.steps = settings.pretrainSteps,
                .batchSize = settings.batchSize,
                .learningRate = 3e-3,
-               .weightDecay = 0.01,
+               .optimizer = examples::MakeAdamW(0.01),
                .onStep = [&](const nola::TrainingProgress& progress) { line(progress); }});
   std::cout << "pre-trained: " << std::fixed << std::setprecision(3)
             << text::BitsPerCharacter(*network, parts.test) << " bits per character on held-out text\n";

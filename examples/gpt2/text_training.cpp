@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "nola/training/evaluation.hpp"
-#include "nola/training/optimizer.hpp"
 #include "nola/training/text_windows.hpp"
 #include "nola/training/trainer.hpp"
 
@@ -41,7 +40,7 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
   nola::TextWindows<float> windows(
       tokens,
       {.length = length, .batchSize = options.batchSize, .steps = options.steps, .seed = options.seed});
-  nola::AdamW<float> optimizer(network, {.weightDecay = options.weightDecay});
+  const auto optimizer = options.optimizer(network);
   double sum = 0;
   Index counted = 0;
   const auto onStep = [&](const nola::TrainingProgress& progress) {
@@ -50,7 +49,7 @@ double Train(Network& network, std::span<const std::int32_t> tokens, const Train
     sum += progress.loss;
     ++counted;
   };
-  nola::Trainer<float>(network, optimizer, windows,
+  nola::Trainer<float>(network, *optimizer, windows,
                        {.learningRate = options.learningRate,
                         .warmupFraction = 0.1,
                         .maxGradientNorm = options.maxGradientNorm,

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "make_optimizer.hpp"
 #include "nola/core/error.hpp"
 #include "nola/training/trainer.hpp"
 #include "nola/transformers/transformer_decoder.hpp"
@@ -25,7 +26,7 @@ struct TrainingOptions {
   nola::Index batchSize = 16;  ///< windows a step
   nola::Index length = 0;      ///< tokens of a window; 0 for all of the network's positions
   double learningRate = 1e-3;  ///< at the peak of a cosine schedule with a tenth of warm-up
-  double weightDecay = 0;
+  examples::MakeOptimizer optimizer = examples::MakeAdamW();
   double maxGradientNorm = 1;
   std::uint64_t seed = 42;  ///< of the windows' places
   std::function<void(const nola::TrainingProgress&)> onStep = {};

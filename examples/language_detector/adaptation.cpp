@@ -51,8 +51,8 @@ Detector Copy(const Detector& detector) {
 }
 
 void TrainHead(Detector& detector, const LabelledFiles& files, const Recipe& recipe) {
-  nola::AdamW<float> optimizer(detector.Head());
-  nola::Trainer<float> trainer(detector.Head(), optimizer,
+  const auto optimizer = recipe.optimizer(detector.Head());
+  nola::Trainer<float> trainer(detector.Head(), *optimizer,
                                {.epochs = recipe.epochs,
                                 .batchSize = recipe.batchSize,
                                 .learningRate = recipe.learningRate,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "labelled_files.hpp"
+#include "make_optimizer.hpp"
 
 namespace language_detector {
 
@@ -38,6 +39,7 @@ struct Recipe {
   nola::Index batchSize = 32;
   double warmupFraction = 0.1;
   std::uint64_t seed = 1;  ///< of the bases or the factors, and of the order of the files
+  examples::MakeOptimizer optimizer = examples::MakeAdamW();
   std::function<void(const nola::TrainingProgress&)> onStep = {};
 };
 

@@ -11,6 +11,7 @@
 #include <map>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "nola/core/error.hpp"
@@ -43,12 +44,15 @@ struct LearningRateSearch {
   /// Round 1 is the ladder; the next tries the best rate so far halved and doubled, the one after that the
   /// best divided and multiplied by the square root of 2, and so on: factors 2^(1/2^n). Where every run has
   /// diverged so far it tries the lowest divided by 16 and by 4. So every method gets the same number of
-  /// runs.
+  /// runs, but for extensions.
   int rounds = 3;
+  /// How often the first round goes on for a method whose best rate is the highest or the lowest tried: with
+  /// 4 times as much, or a quarter.
+  int mostExtensions = 0;
   std::uint64_t seeds = 3;         ///< runs for each rate
   std::uint64_t firstSeed = 1001;  ///< the seeds count on from it; leave them out of what is reported later
   /// Calls run(i) for all i below `count`, in any order and on as many threads as it likes; the result does
-  /// not depend on it. Empty: one after the other. @param round  1-based.
+  /// not depend on it. Empty: one after the other. @param round  1-based; 1 in the extensions too.
   std::function<void(int round, std::size_t count, const std::function<void(std::size_t)>& run)> forEach = {};
 };
 
@@ -97,21 +101,44 @@ std::vector<Trial> TrialsOf(const std::vector<Trial>& trials, std::size_t method
 
 namespace detail {
 
-/// The rates that a round tries, 0-based, after the trials so far.
+/// Whether each rate has diverged, with one seed at least.
 template <LearningRateRun Trial>
-std::vector<double> RatesToTry(const LearningRateSearch& search, int round, const std::vector<Trial>& soFar) {
-  if (round == 0) return search.ladder;
-  const auto rateDiverged = [&](const Trial& trial) {  // with one seed at least
-    return std::any_of(soFar.begin(), soFar.end(), [&](const Trial& other) {
+bool HasDivergedThroughout(const std::vector<Trial>& trials) {
+  return std::all_of(trials.begin(), trials.end(), [&](const Trial& trial) {
+    return std::any_of(trials.begin(), trials.end(), [&](const Trial& other) {
       return other.diverged && other.learningRate == trial.learningRate;
     });
-  };
-  if (std::all_of(soFar.begin(), soFar.end(), rateDiverged)) {
-    double lowest = soFar.front().learningRate;
-    for (const Trial& trial : soFar) lowest = std::min(lowest, trial.learningRate);
+  });
+}
+
+/// The lowest rate and the highest.
+template <LearningRateRun Trial>
+std::pair<double, double> RangeOfRates(const std::vector<Trial>& trials) {
+  const auto [lowest, highest] = std::minmax_element(
+      trials.begin(), trials.end(),
+      [](const Trial& one, const Trial& other) { return one.learningRate < other.learningRate; });
+  return {lowest->learningRate, highest->learningRate};
+}
+
+/// The rates that an extension of the first round tries.
+template <LearningRateRun Trial>
+std::vector<double> RatesBeyond(const std::vector<Trial>& soFar) {
+  const auto [lowest, highest] = RangeOfRates(soFar);
+  if (HasDivergedThroughout(soFar)) return {lowest / 4};
+  const double best = BestLearningRate(soFar);
+  if (best == highest) return {4 * best};
+  if (best == lowest) return {best / 4};
+  return {};
+}
+
+/// The rates that a round after the first tries, 2 for the second, after the trials so far.
+template <LearningRateRun Trial>
+std::vector<double> RatesToTry(int round, const std::vector<Trial>& soFar) {
+  if (HasDivergedThroughout(soFar)) {
+    const double lowest = RangeOfRates(soFar).first;
     return {lowest / 16, lowest / 4};
   }
-  const double factor = std::pow(2.0, std::pow(0.5, round - 1));
+  const double factor = std::pow(2.0, std::pow(0.5, round - 2));
   const double best = BestLearningRate(soFar);
   return {best / factor, best * factor};
 }
@@ -119,29 +146,33 @@ std::vector<double> RatesToTry(const LearningRateSearch& search, int round, cons
 }  // namespace detail
 
 /// Searches a learning rate for each of several methods side by side: all runs of a round, then the next.
-/// Cost: (ladder + 2 (rounds - 1)) * seeds trainings a method. Deterministic if a training is.
+/// Cost: (ladder + 2 (rounds - 1)) * seeds trainings a method, and up to mostExtensions * seeds. Deterministic
+/// if a training is.
 /// @param train  trains by a trial's method, learningRate and seed, and sets its score; one that throws
 /// StateError, as Trainer does for a loss that is NaN, has diverged.
 /// @return all trials, in the order of rounds, methods, rates and seeds: BestLearningRate(TrialsOf(..)) is
 /// the rate of a method.
-/// @throws ConfigError for no rounds, seeds or rates, or a rate that is not above 0; what `train` throws
-/// else.
+/// @throws ConfigError for no rounds, seeds or rates, a rate that is not above 0, or extensions below 0; what
+/// `train` throws else.
 template <LearningRateRun Trial = LearningRateTrial>
 std::vector<Trial> SearchLearningRates(const std::vector<std::size_t>& methods,
                                        const LearningRateSearch& search,
                                        const std::type_identity_t<std::function<void(Trial&)>>& train) {
   const bool isUsable = std::all_of(search.ladder.begin(), search.ladder.end(),
                                     [](double rate) { return rate > 0 && std::isfinite(rate); });
-  if (search.rounds < 1 || search.seeds < 1 || search.ladder.empty() || !isUsable) {
+  if (search.rounds < 1 || search.seeds < 1 || search.ladder.empty() || !isUsable ||
+      search.mostExtensions < 0) {
     throw ConfigError(
         Message({"SearchLearningRates: ", search.rounds, " rounds of ", search.seeds, " seeds from ",
-                 search.ladder.size(), " rates", isUsable ? "" : ", one of them not above 0"}));
+                 search.ladder.size(), " rates", isUsable ? "" : ", one of them not above 0", " with ",
+                 search.mostExtensions, " extensions"}));
   }
   std::vector<Trial> all;
-  for (int round = 0; round < search.rounds; ++round) {
+  const auto tryRates = [&](int round, const auto& ratesOf) {
     std::vector<Trial> trials;
     for (const std::size_t method : methods) {
-      for (const double rate : detail::RatesToTry(search, round, TrialsOf(all, method))) {
+      const std::vector<double> rates = ratesOf(TrialsOf(all, method));
+      for (const double rate : rates) {
         for (std::uint64_t i = 0; i < search.seeds; ++i) {
           Trial trial{};
           trial.method = method;
@@ -151,6 +182,7 @@ std::vector<Trial> SearchLearningRates(const std::vector<std::size_t>& methods,
         }
       }
     }
+    if (trials.empty()) return false;
     const auto run = [&](std::size_t i) {
       try {
         train(trials[i]);
@@ -160,11 +192,18 @@ std::vector<Trial> SearchLearningRates(const std::vector<std::size_t>& methods,
       trials[i].diverged = trials[i].diverged || !std::isfinite(trials[i].score);
     };
     if (search.forEach) {
-      search.forEach(round + 1, trials.size(), run);
+      search.forEach(round, trials.size(), run);
     } else {
       for (std::size_t i = 0; i < trials.size(); ++i) run(i);
     }
     all.insert(all.end(), trials.begin(), trials.end());
+    return true;
+  };
+  tryRates(1, [&](const auto&) { return search.ladder; });
+  for (int i = 0; i < search.mostExtensions && tryRates(1, detail::RatesBeyond<Trial>); ++i) {
+  }
+  for (int round = 2; round <= search.rounds; ++round) {
+    tryRates(round, [&](const std::vector<Trial>& soFar) { return detail::RatesToTry(round, soFar); });
   }
   return all;
 }
