@@ -16,13 +16,16 @@ inline constexpr const char* kDataNote =
     "Data: Debian's dataset-fashion-mnist, bible-kjv, bible-kjv-text and jargon-text; "
     "examples/language_detector/run.sh fetches the rest.";
 
-/// Which tasks, and where their data are. @param names  of all tasks that the program has.
-inline void AddTaskOptions(CLI::App& app, StudySettings& settings, const std::vector<std::string>& names) {
-  app.add_option("--fashion", settings.fashion, "directory of the four Fashion-MNIST files")
+/// Which tasks, and where their data are. @param names  of all tasks that the program has. @return the option
+/// of the tasks.
+inline CLI::Option* AddTaskOptions(CLI::App& app, StudySettings& settings,
+                                   const std::vector<std::string>& names) {
+  app.add_option("--fashion", settings.fashion, "The directory of the four Fashion-MNIST files.")
       ->capture_default_str();
-  app.add_option("--detector", settings.detector, "where examples/language_detector/run.sh left its files")
+  app.add_option("--detector", settings.detector,
+                 "The directory where examples/language_detector/run.sh left its files.")
       ->capture_default_str();
-  app.add_option("--tasks", settings.tasks, "which to run")
+  return app.add_option("--tasks", settings.tasks, "The tasks to run.")
       ->delimiter(',')
       ->check(CLI::IsMember(names))
       ->capture_default_str();
@@ -38,15 +41,16 @@ struct SearchOptions {
 inline SearchOptions AddSearchOptions(CLI::App& app, SearchSettings& search) {
   search.workers = std::max(1U, std::thread::hardware_concurrency());
   CLI::Option* const rounds =
-      app.add_option("--search-rounds", search.rounds,
-                     "rounds of the search over learning rates: 4 rates in the first, 2 in each further one")
+      app.add_option(
+             "--search-rounds", search.rounds,
+             "The rounds of the search over learning rates: 4 rates in the first, 2 in each further one.")
           ->check(CLI::Range(1, 10))
           ->capture_default_str();
   CLI::Option* const seeds =
-      app.add_option("--search-seeds", search.seeds, "runs for each rate of the search")
+      app.add_option("--search-seeds", search.seeds, "The runs for each rate of the search.")
           ->check(CLI::Range(1, 100))
           ->capture_default_str();
-  app.add_option("--workers", search.workers, "runs at a time; changes no result")
+  app.add_option("--workers", search.workers, "The runs at a time, which change no result.")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   return {rounds, seeds};

@@ -136,9 +136,11 @@ Task TextTask(const TextSettings& settings) {
   const auto jargon = std::make_shared<const text::Parts>(text::Bytes(text::ReadText(text::kJargonFile)));
   const auto pretrained = std::make_shared<text::Network>(nola::TransformerDecoderOptions{
       .vocabularySize = 256, .positions = 64, .width = 64, .blocks = 2, .heads = 4});
-  text::Train(
-      *pretrained, bible->training,
-      {.steps = settings.pretrainingSteps, .batchSize = 8, .learningRate = 3e-3, .optimizer = MakeAdamW(0.01)});
+  text::Train(*pretrained, bible->training,
+              {.steps = settings.pretrainingSteps,
+               .batchSize = 8,
+               .learningRate = 3e-3,
+               .optimizer = MakeAdamW(0.01)});
   Task task{.name = "byte GPT",
             .metric = "minus bits per character",
             .worst = -8,

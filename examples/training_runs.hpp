@@ -131,13 +131,12 @@ inline std::vector<Run> SearchRates(const std::vector<std::size_t>& methods, con
         "search, round " + std::to_string(round) + " of " + std::to_string(settings.rounds);
     ForEach(count, settings.workers, part, progress, run);
   };
-  return nola::SearchLearningRates<Run>(
-      methods,
-      {.rounds = settings.rounds,
-       .mostExtensions = settings.mostExtensions,
-       .seeds = settings.seeds,
-       .forEach = forEach},
-      work);
+  return nola::SearchLearningRates<Run>(methods,
+                                        {.rounds = settings.rounds,
+                                         .mostExtensions = settings.mostExtensions,
+                                         .seeds = settings.seeds,
+                                         .forEach = forEach},
+                                        work);
 }
 
 /// The runs that follow a search: a method's best rate, with the seeds 1 and up.

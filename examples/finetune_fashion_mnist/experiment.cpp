@@ -25,8 +25,7 @@ Parts Split(const Dataset& data, const Settings& settings) {
   return {upright,
           {turned(settings.asManyOfEachClass ? FirstOfEachClass(upright, settings.images)
                                              : Slice(upright, 0, settings.images)),
-           turned(Slice(data.training, 0, settings.heldBack)),
-           turned(data.test)}};
+           turned(Slice(data.training, 0, settings.heldBack)), turned(data.test)}};
 }
 
 nola::TrainingOptions Recipe(const Settings& settings, double learningRate, std::uint64_t seed) {

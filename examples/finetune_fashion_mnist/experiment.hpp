@@ -29,8 +29,8 @@ struct Method {
 
 /// What all methods share.
 struct Settings {
-  nola::Index heldBack = 5000;  ///< training images that only choose learning rates
-  nola::Index images = 20000;   ///< other training images, that the methods adapt on
+  nola::Index heldBack = 5000;     ///< training images that only choose learning rates
+  nola::Index images = 20000;      ///< other training images, that the methods adapt on
   bool asManyOfEachClass = false;  ///< of these images: the first of each class
   nola::Index width = 512;         ///< of the network between its layers
   std::uint64_t baseSeed = 1;      ///< of the network's weights and its pre-training

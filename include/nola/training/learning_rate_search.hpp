@@ -146,8 +146,8 @@ std::vector<double> RatesToTry(int round, const std::vector<Trial>& soFar) {
 }  // namespace detail
 
 /// Searches a learning rate for each of several methods side by side: all runs of a round, then the next.
-/// Cost: (ladder + 2 (rounds - 1)) * seeds trainings a method, and up to mostExtensions * seeds. Deterministic
-/// if a training is.
+/// Cost: (ladder + 2 (rounds - 1)) * seeds trainings a method, and up to mostExtensions * seeds.
+/// Deterministic if a training is.
 /// @param train  trains by a trial's method, learningRate and seed, and sets its score; one that throws
 /// StateError, as Trainer does for a loss that is NaN, has diverged.
 /// @return all trials, in the order of rounds, methods, rates and seeds: BestLearningRate(TrialsOf(..)) is
