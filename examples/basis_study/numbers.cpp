@@ -2,10 +2,12 @@
 #include "numbers.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <memory>
 #include <nola/io.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "nola/io/adapters/coefficient_format.hpp"
 #include "result_table.hpp"
 #include "settings.hpp"
 #include "statistics.hpp"
