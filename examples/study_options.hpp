@@ -40,12 +40,11 @@ struct SearchOptions {
 /// How rates are searched, with a worker for each processor unless told.
 inline SearchOptions AddSearchOptions(CLI::App& app, SearchSettings& search) {
   search.workers = std::max(1U, std::thread::hardware_concurrency());
-  CLI::Option* const rounds =
-      app.add_option(
-             "--search-rounds", search.rounds,
-             "The rounds of the search over learning rates: 4 rates in the first, 2 in each further one.")
-          ->check(CLI::Range(1, 10))
-          ->capture_default_str();
+  CLI::Option* const rounds = app.add_option("--search-rounds", search.rounds,
+                                             "The rounds of the search over learning rates: several rates in "
+                                             "the first, 2 in each further one.")
+                                  ->check(CLI::Range(1, 10))
+                                  ->capture_default_str();
   CLI::Option* const seeds =
       app.add_option("--search-seeds", search.seeds, "The runs for each rate of the search.")
           ->check(CLI::Range(1, 100))

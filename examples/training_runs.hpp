@@ -119,7 +119,8 @@ struct SearchSettings {
   int rounds = 3;           ///< see nola::LearningRateSearch
   std::uint64_t seeds = 3;  ///< runs for each rate
   unsigned workers = 2;     ///< runs at a time; the results do not depend on it
-  int mostExtensions = 0;   ///< see nola::LearningRateSearch
+  std::vector<double> ladder = nola::LearningRateSearch().ladder;
+  int mostExtensions = 0;  ///< see nola::LearningRateSearch
 };
 
 /// Searches a learning rate for each of the methods: all of a round first, so that no worker waits for long.
@@ -132,7 +133,8 @@ inline std::vector<Run> SearchRates(const std::vector<std::size_t>& methods, con
     ForEach(count, settings.workers, part, progress, run);
   };
   return nola::SearchLearningRates<Run>(methods,
-                                        {.rounds = settings.rounds,
+                                        {.ladder = settings.ladder,
+                                         .rounds = settings.rounds,
                                          .mostExtensions = settings.mostExtensions,
                                          .seeds = settings.seeds,
                                          .forEach = forEach},

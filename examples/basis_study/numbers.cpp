@@ -112,6 +112,15 @@ Outcome Study(const Task& task, const Method& method, const Settings& settings) 
   return outcome;
 }
 
+/// @throws nola::ConfigError if a task has another number of layers than is said of it.
+void CheckLayers(const Task& task, Index layers) {
+  const Network network = task.network->Clone();
+  const auto adapted = nola::AdaptLayers(*network, AdapterConfig{.targetModules = task.layers, .rank = 1});
+  if (static_cast<Index>(adapted.size()) != layers) {
+    throw nola::ConfigError(nola::Message({task.name, " has ", adapted.size(), " layers, not ", layers}));
+  }
+}
+
 void StudyPlace(const Place& place, const Settings& settings, TaskMaker& maker, NumbersReport& report) {
   std::optional<Task> task;
   for (const Method& method : Methods(FactsOf(place.task).layers, settings)) {
@@ -121,6 +130,7 @@ void StudyPlace(const Place& place, const Settings& settings, TaskMaker& maker, 
     }
     if (!task) {
       task = maker.Make(place.task, place.baseSeed);
+      CheckLayers(*task, FactsOf(place.task).layers);
       report.PrintHeader(place, task->score(task->network, Data::test));
     }
     report.Add(place, {method, Study(*task, method, settings)}, true);

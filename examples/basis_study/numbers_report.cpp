@@ -77,11 +77,11 @@ std::optional<Outcome> NumbersReport::Earlier(const Place& place, const Method& 
 
 void NumbersReport::PrintHeader(const Place& place, double unadapted) const {
   std::cout << place.Name() << ", " << FactsOf(place.task).unit << " (unadapted " << std::fixed
-            << std::setprecision(3) << unadapted << ")\n  " << std::left << std::setw(20) << "method"
-            << std::right << std::setw(8) << "numbers" << std::setw(10) << "rate";
-  for (const int bits : kBits)
-    std::cout << std::setw(14) << "at " << bits << std::setw(bits < 10 ? 7 : 6) << "bits";
-  for (const int bits : kBits) std::cout << std::setw(8) << "bytes" << std::setw(3) << bits;
+            << std::setprecision(3) << unadapted << "; +- is half the 95 % interval)\n  " << std::left
+            << std::setw(20) << "method" << std::right << std::setw(8) << "numbers" << std::setw(10)
+            << "rate";
+  for (const int bits : kBits) std::cout << std::setw(22) << nola::Message({"at ", bits, " bits"});
+  for (const int bits : kBits) std::cout << std::setw(13) << nola::Message({"bytes at ", bits});
   std::cout << std::setw(9) << "seconds" << std::endl;
 }
 
@@ -107,7 +107,7 @@ void NumbersReport::Add(const Place& place, const Row& row, bool isNew) {
     std::cout << std::setw(11) << score.mean << " +-" << std::setw(8)
               << examples::Interval95(score.deviation, settings_.seeds);
   }
-  for (const std::uint64_t bytes : outcome.bytes) std::cout << std::setw(11) << bytes;
+  for (const std::uint64_t bytes : outcome.bytes) std::cout << std::setw(13) << bytes;
   std::cout << std::setprecision(1) << std::setw(9) << outcome.seconds << std::endl;
 }
 
