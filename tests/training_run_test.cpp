@@ -258,7 +258,7 @@ TEST_CASE("rates at which a training throws, or gives what is no number, are lef
 TEST_CASE("a search whose best rate is the last that it tried goes on, upwards and downwards") {
   const auto search = [](double best, int mostExtensions, std::size_t expected) {
     const auto trials = nola::SearchLearningRates(
-        {0}, {.ladder = {0.01, 0.04}, .rounds = 1, .seeds = 1, .mostExtensions = mostExtensions},
+        {0}, {.ladder = {0.01, 0.04}, .rounds = 1, .mostExtensions = mostExtensions, .seeds = 1},
         [&](LearningRateTrial& trial) { trial.score = -std::abs(std::log(trial.learningRate / best)); });
     REQUIRE(trials.size() == expected);
     return nola::BestLearningRate(trials);
@@ -269,7 +269,7 @@ TEST_CASE("a search whose best rate is the last that it tried goes on, upwards a
   REQUIRE(search(2.5, 0, 2) == 0.04);
   const auto diverging = [](int mostExtensions) {
     return nola::SearchLearningRate(
-        {.ladder = {0.1, 0.4}, .rounds = 1, .seeds = 1, .mostExtensions = mostExtensions},
+        {.ladder = {0.1, 0.4}, .rounds = 1, .mostExtensions = mostExtensions, .seeds = 1},
         [](double rate, std::uint64_t) { return rate > 0.01 ? std::nan("") : rate; });
   };
   REQUIRE(diverging(4) == Approx(0.1 / 16));

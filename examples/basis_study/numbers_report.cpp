@@ -118,9 +118,10 @@ void NumbersReport::WritePlots() const {
     const std::string unit = FactsOf(place.task).unit;
     Panel& numbers = byNumbers.emplace_back(Panel{place.Name(), unit});
     Panel& bytes = byBytes.emplace_back(Panel{place.Name(), unit});
-    for (const auto& [method, outcome] : rows) {
+    for (const Row& row : rows) {
+      const Outcome& outcome = row.outcome;
       const auto add = [&](Panel& panel, double x, const examples::Statistics& score) {
-        panel.At(method.kind)
+        panel.At(row.method.kind)
             .points.push_back({x, score.mean, examples::Interval95(score.deviation, settings_.seeds)});
       };
       add(numbers, static_cast<double>(outcome.numbers), outcome.scores[0]);
