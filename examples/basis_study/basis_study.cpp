@@ -48,8 +48,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   std::vector<std::string> names = basis_study::TaskNames();
   names.emplace_back("fashion");
-  const auto* tasks = examples::AddTaskOptions(app, settings, names);
-  app.get_option("--tasks")->description(
+  auto* const tasks = examples::AddTaskOptions(app, settings, names);
+  tasks->default_str("")->description(
       "The tasks to run; fashion is fashion-5000. Unless told, the study of numbers runs all, that of "
       "distributions fashion, detector and text.");
   AddList(

@@ -183,3 +183,18 @@ TEST_CASE("four turns give the image back, and one turn moves the top left corne
   for (int i = 0; i < 3; ++i) turned = fashion_mnist::Turned(turned);
   CHECK(turned == image);
 }
+
+TEST_CASE("the first images of each class are as many of each, in the order that they have") {
+  fashion_mnist::LabelledImages all;
+  for (std::int32_t i = 0; i < 40; ++i) all.labels.push_back(i < 20 ? i / 2 : 9 - i % 10);
+  all.pixels = nola::Tensor<float>::Random(40, fashion_mnist::kPixels);
+  const fashion_mnist::LabelledImages chosen = fashion_mnist::FirstOfEachClass(all, 30);
+  REQUIRE(chosen.Count() == 30);
+  for (std::int32_t i = 0; i < 30; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    CHECK(chosen.labels[at] == (i < 20 ? i / 2 : 9 - i % 10));
+    CHECK(chosen.pixels.row(i) == all.pixels.row(i));
+  }
+  CHECK_THROWS_AS(fashion_mnist::FirstOfEachClass(all, 15), nola::ConfigError);
+  CHECK_THROWS_AS(fashion_mnist::FirstOfEachClass(all, 50), nola::ConfigError);
+}
