@@ -98,10 +98,10 @@ std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<s
   for (const auto& [path, layer] : dense) {
     if (!MatchesAny(targetModules, path)) continue;
     std::shared_ptr<ILayer<T>> adapter = factory(path, layer, static_cast<Index>(paths.size()));
-    if (!adapter) throw ConfigError(Message({"AdaptLayers: the factory made no adapter for '", path, "'"}));
+    if (!adapter) Throw<ConfigError>({"AdaptLayers: the factory made no adapter for '", path, "'"});
     if (adapter->InputSize() != layer->InputSize() || adapter->OutputSize() != layer->OutputSize()) {
-      throw ShapeError(
-          Message({"AdaptLayers: the factory's adapter for '", path, "' has other sizes than the layer"}));
+      Throw<ShapeError>(
+          {"AdaptLayers: the factory's adapter for '", path, "' has other sizes than the layer"});
     }
     adapters.push_back({path, std::move(adapter)});
     paths.push_back(path);

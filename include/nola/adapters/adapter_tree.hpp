@@ -49,7 +49,7 @@ inline void RequireMatches(const char* function, const std::vector<std::string>&
   for (const std::string& pattern : patterns) {
     bool isFound = false;
     for (const std::string& path : paths) isFound = isFound || PathMatches(pattern, path);
-    if (!isFound) throw ConfigError(Message({function, ": '", pattern, "' matches no ", kind}));
+    if (!isFound) Throw<ConfigError>({function, ": '", pattern, "' matches no ", kind});
   }
 }
 
@@ -57,8 +57,8 @@ inline void RequireMatches(const char* function, const std::vector<std::string>&
 template <std::floating_point T>
 void RequireNoAdapter(const char* function, const ILayer<T>& network) {
   if (network.AsAdapter() == nullptr) return;
-  throw ConfigError(Message({function, ": the network itself is a ", network.LayerType(),
-                             ", which no path leads to; put it into a Sequential"}));
+  Throw<ConfigError>({function, ": the network itself is a ", network.LayerType(),
+                      ", which no path leads to; put it into a Sequential"});
 }
 
 /// @throws ConfigError also for one that is a linear layer: an adapter needs a place to be put into.
@@ -66,8 +66,8 @@ template <std::floating_point T>
 void RequirePlaces(const char* function, const ILayer<T>& network) {
   RequireNoAdapter(function, network);
   if (network.AsLinear() == nullptr) return;
-  throw ConfigError(Message({function, ": the network itself is a ", network.LayerType(),
-                             ", in whose place no adapter can be put; put it into a Sequential"}));
+  Throw<ConfigError>({function, ": the network itself is a ", network.LayerType(),
+                      ", in whose place no adapter can be put; put it into a Sequential"});
 }
 
 /// The layers of a network by path, not looking inside of adapters.

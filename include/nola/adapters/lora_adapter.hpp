@@ -64,9 +64,8 @@ LoRAAdapter<T>::LoRAAdapter(std::shared_ptr<ILayer<T>> baseLayer, const TensorRe
                             const TensorRef<T>& b, double alpha, bool freezeBaseLayer)
     : LoRAAdapterBase<T>("LoRAAdapter", std::move(baseLayer), a.cols(), alpha, freezeBaseLayer) {
   if (a.rows() != this->InputSize() || b.rows() != a.cols() || b.cols() != this->OutputSize()) {
-    throw ShapeError(
-        Message({"LoRAAdapter: A [", a.rows(), " x ", a.cols(), "] and B [", b.rows(), " x ", b.cols(),
-                 "] do not fit a base that maps ", this->InputSize(), " to ", this->OutputSize()}));
+    Throw<ShapeError>({"LoRAAdapter: A [", a.rows(), " x ", a.cols(), "] and B [", b.rows(), " x ", b.cols(),
+                       "] do not fit a base that maps ", this->InputSize(), " to ", this->OutputSize()});
   }
   this->CheckFinite("A", a);
   this->CheckFinite("B", b);

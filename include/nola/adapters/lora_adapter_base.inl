@@ -43,15 +43,15 @@ template <std::floating_point T>
 LoRAAdapterBase<T>::LoRAAdapterBase(const char* type, std::shared_ptr<ILayer<T>> base, Index rank,
                                     double alpha, bool freezeBase)
     : LayerBase<T>(base ? base->InputSize() : 0, base ? base->OutputSize() : 0), rank_(rank) {
-  if (!base) throw ConfigError(Message({type, ": the base layer is null"}));
+  if (!base) Throw<ConfigError>({type, ": the base layer is null"});
   const Index most = std::min(base->InputSize(), base->OutputSize());
-  if (rank < 1) throw ConfigError(Message({type, ": rank ", rank, ", expected at least 1"}));
+  if (rank < 1) Throw<ConfigError>({type, ": rank ", rank, ", expected at least 1"});
   if (rank > most) {
-    throw ConfigError(Message({type, ": rank ", rank, " exceeds min(input ", base->InputSize(), ", output ",
-                               base->OutputSize(), ")"}));
+    Throw<ConfigError>({type, ": rank ", rank, " exceeds min(input ", base->InputSize(), ", output ",
+                        base->OutputSize(), ")"});
   }
   if (!std::isfinite(alpha) || !std::isfinite(static_cast<T>(alpha))) {
-    throw ConfigError(Message({type, ": alpha ", alpha, " is not finite"}));
+    Throw<ConfigError>({type, ": alpha ", alpha, " is not finite"});
   }
   alpha_ = alpha < 0 ? static_cast<T>(rank) : static_cast<T>(alpha);
   this->AddChild("base_layer", std::move(base), freezeBase);

@@ -39,8 +39,7 @@ namespace detail {
 inline void CheckBasisCounts(Index numBasisA, Index numBasisB) {
   const auto check = [](const char* factor, Index numBasis, Index least) {
     if (numBasis >= least && numBasis <= BasisGenerator::kMaxBases) return;
-    throw ConfigError(
-        Message({"NOLAAdapter: ", numBasis, " bases of ", factor, ", expected ", least, " to 2^31"}));
+    Throw<ConfigError>({"NOLAAdapter: ", numBasis, " bases of ", factor, ", expected ", least, " to 2^31"});
   };
   check("A", numBasisA, 0);
   check("B", numBasisB, 1);

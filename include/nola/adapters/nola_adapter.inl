@@ -106,16 +106,16 @@ std::shared_ptr<const WeightFrame<T>> NOLAAdapter<T>::FrameFor(const ILayer<T>& 
                                                                const NOLAOptions& options) {
   if (options.frame == BasisFrame::none) return nullptr;
   if (options.frame != BasisFrame::weight) {
-    throw ConfigError(
-        Message({"NOLAAdapter: frame ", static_cast<int>(BasisFrame(options.frame)), " is not a frame"}));
+    Throw<ConfigError>(
+        {"NOLAAdapter: frame ", static_cast<int>(BasisFrame(options.frame)), " is not a frame"});
   }
   if (!options.freezeBaseLayer) {
     throw ConfigError(
         "NOLAAdapter: a frame is taken of a weight that does not change: freeze the base layer");
   }
   if (options.frameRank < options.rank) {
-    throw ConfigError(Message({"NOLAAdapter: a frame of ", options.frameRank, " directions for rank ",
-                               options.rank, ", expected the rank at least"}));
+    Throw<ConfigError>({"NOLAAdapter: a frame of ", options.frameRank, " directions for rank ", options.rank,
+                        ", expected the rank at least"});
   }
   auto frame = options.frame.Take(base, options.frameRank);
   if (options.numBasisA > 0) return frame;
@@ -125,15 +125,15 @@ std::shared_ptr<const WeightFrame<T>> NOLAAdapter<T>::FrameFor(const ILayer<T>& 
     square += number * number;
   }
   if (square > T(0)) return frame;
-  throw ConfigError(Message({"NOLAAdapter: the weight has fewer directions than the rank, ", options.rank,
-                             ", of which A without coefficients is made"}));
+  Throw<ConfigError>({"NOLAAdapter: the weight has fewer directions than the rank, ", options.rank,
+                      ", of which A without coefficients is made"});
 }
 
 template <std::floating_point T>
 void NOLAAdapter<T>::CheckCoefficients(const Tensor<T>& coefficients, Index numBasis) const {
   if (coefficients.rows() != 1 || coefficients.cols() != numBasis) {
-    throw ShapeError(Message({"NOLAAdapter: coefficients are [", coefficients.rows(), " x ",
-                              coefficients.cols(), "], expected [1 x ", numBasis, "]"}));
+    Throw<ShapeError>({"NOLAAdapter: coefficients are [", coefficients.rows(), " x ", coefficients.cols(),
+                       "], expected [1 x ", numBasis, "]"});
   }
   this->CheckFinite("coefficients", coefficients);
 }

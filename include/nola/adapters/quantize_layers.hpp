@@ -94,8 +94,8 @@ template <std::floating_point T>
 std::vector<QuantizedLayer> QuantizeLayers(ILayer<T>& network, const std::vector<std::string>& patterns,
                                            WeightFormat format) {
   if (network.AsAdapter() == nullptr && (network.AsLinear() != nullptr || network.AsTable() != nullptr)) {
-    throw ConfigError(Message({"QuantizeLayers: the network itself is a ", network.LayerType(),
-                               ", in whose place no layer can be put; put it into a Sequential"}));
+    Throw<ConfigError>({"QuantizeLayers: the network itself is a ", network.LayerType(),
+                        ", in whose place no layer can be put; put it into a Sequential"});
   }
   CheckTree(network);
   std::vector<detail::LayerToFreeze<T>> layers;
@@ -119,7 +119,7 @@ std::vector<QuantizedLayer> QuantizeLayers(ILayer<T>& network, const std::vector
     try {
       if (!layer) layer = detail::FreezeLayer(*place.layer, format);
     } catch (const ConfigError& error) {
-      throw ConfigError(Message({"QuantizeLayers: '", place.name, "': ", error.what()}));
+      Throw<ConfigError>({"QuantizeLayers: '", place.name, "': ", error.what()});
     }
     if (!detail::FitsFrame(place.frame, *layer)) {
       throw ConfigError("QuantizeLayers: the bases of the adapter at '" + place.name +

@@ -44,8 +44,8 @@ template <std::floating_point T>
 PhiloxCounter WeightFingerprint(const ILayer<T>& layer) {
   const ILinearLayer<T>* const linear = layer.AsLinear();
   if (linear == nullptr || layer.AsAdapter() != nullptr) {
-    throw ConfigError(Message(
-        {"a frame is taken of a linear layer with a weight of its own, not of a ", layer.LayerType()}));
+    Throw<ConfigError>(
+        {"a frame is taken of a linear layer with a weight of its own, not of a ", layer.LayerType()});
   }
   if (const auto known = linear->WeightFingerprint()) return *known;
   Fingerprint fingerprint;

@@ -159,8 +159,8 @@ void CompiledPlan<T>::Run(const TensorRef<T>& input, Tensor<T>& output, const Pa
   ForEachSequence("CompiledNetwork", pass, input.rows(), [](Index, const SequenceRows& sequence) {
     const Index capacity = sequence.cache != nullptr ? sequence.cache->Capacity() : 0;
     if (sequence.cache == nullptr || sequence.rows <= capacity - sequence.position) return;
-    throw ShapeError(Message({"CompiledNetwork: ", sequence.rows, " rows after ", sequence.position,
-                              " exceed the cache's capacity of ", capacity}));
+    Throw<ShapeError>({"CompiledNetwork: ", sequence.rows, " rows after ", sequence.position,
+                       " exceed the cache's capacity of ", capacity});
   });
   const typename Pool::Lease work(pool_);
   Reserve(input.rows(), *work);

@@ -187,8 +187,8 @@ void CheckIndices(const PlanStep& step, const PlanMemory<T>& memory, bool allows
       const T index = indices(row, column);
       if (allowsPadding && index == T(-1)) continue;
       if (index >= T(0) && index < static_cast<T>(tableRows) && index == std::floor(index)) continue;
-      throw ShapeError(Message({"CompiledNetwork: '", step.node.place, "': index ", index, " in row ", row,
-                                ", expected a whole number in 0..", tableRows - 1}));
+      Throw<ShapeError>({"CompiledNetwork: '", step.node.place, "': index ", index, " in row ", row,
+                         ", expected a whole number in 0..", tableRows - 1});
     }
   }
 }
@@ -247,8 +247,8 @@ void RunRows(const PlanStep& step, const PlanMemory<T>& memory, Index first, Ind
     case GraphOperation::sequencePositions:
       return;  // whole, see FillPositions
     default:
-      throw UnsupportedError(Message({"Compile: '", step.node.place, "': ",
-                                      GraphOperationName(step.node.operation), " cannot be computed here"}));
+      Throw<UnsupportedError>({"Compile: '", step.node.place, "': ", GraphOperationName(step.node.operation),
+                               " cannot be computed here"});
   }
 }
 

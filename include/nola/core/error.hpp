@@ -1,6 +1,7 @@
 // The errors that nola throws, all derived from nola::Error.
 #pragma once
 
+#include <initializer_list>
 #include <stdexcept>
 
 #include "nola/core/text.hpp"
@@ -42,5 +43,12 @@ class UnsupportedError : public Error {
  public:
   using Error::Error;
 };
+
+/// Throws an error of a kind, with a message of these parts. A call: to build and throw an object is much
+/// code where it stands.
+template <class Kind>
+[[noreturn, gnu::cold, gnu::noinline]] void Throw(std::initializer_list<TextPart> parts) {
+  throw Kind(Message(parts));
+}
 
 }  // namespace nola

@@ -36,8 +36,8 @@ std::string GraphRecorder<T>::NameHere(std::string_view name) const {
 template <std::floating_point T>
 void GraphRecorder<T>::RequireShape(const char* what, ValueId value, Index columns) const {
   if (IsBatch(value) && ValueOf(value).columns == columns) return;
-  throw ShapeError(Message({Here(), ": its graph's ", what, " is ", ShapeText(ValueOf(value)),
-                            ", expected [batch x ", columns, "]"}));
+  Throw<ShapeError>({Here(), ": its graph's ", what, " is ", ShapeText(ValueOf(value)),
+                     ", expected [batch x ", columns, "]"});
 }
 
 template <std::floating_point T>
@@ -68,7 +68,7 @@ bool GraphRecorder<T>::AreValues(std::initializer_list<ValueId> values) const {
   bool all = true;
   for (const ValueId value : values) {
     if (value.number >= static_cast<int>(values_.size())) {
-      throw ConfigError(Message({Here(), ": value ", value.number, " is not of this graph"}));
+      Throw<ConfigError>({Here(), ": value ", value.number, " is not of this graph"});
     }
     all = all && value;
   }
@@ -116,8 +116,8 @@ ValueId GraphRecorder<T>::AddMade(std::string_view name, Index rows, Index colum
   }
   const bool isRight = isTrial_ || (numbers->rows() == rows && numbers->cols() == columns);
   if (rows < 1 || columns < 1 || !isRight) {
-    throw ShapeError(Message({Here(), ": '", name, "' was made [", numbers->rows(), " x ", numbers->cols(),
-                              "], said to be [", rows, " x ", columns, "], expected at least [1 x 1]"}));
+    Throw<ShapeError>({Here(), ": '", name, "' was made [", numbers->rows(), " x ", numbers->cols(),
+                       "], said to be [", rows, " x ", columns, "], expected at least [1 x 1]"});
   }
   GraphConstant<T> constant{.made = std::move(numbers), .isFactor = isFactor};
   constant.value = AddValue(NameHere(name), rows, columns);
@@ -154,7 +154,7 @@ void GraphRecorder<T>::Require(bool condition, GraphOperation operation,
   for (const ValueId operand : operands) {
     shapes += (shapes.empty() ? "" : ", ") + ShapeText(ValueOf(operand));
   }
-  throw ShapeError(Message({Here(), ": operands ", shapes, " do not fit ", GraphOperationName(operation)}));
+  Throw<ShapeError>({Here(), ": operands ", shapes, " do not fit ", GraphOperationName(operation)});
 }
 
 template <std::floating_point T>
@@ -217,7 +217,7 @@ ValueId GraphRecorder<T>::Activation(GraphOperation operation, ValueId x) {
     case GraphOperation::softmax:
       break;
     default:
-      throw ConfigError(Message({Here(), ": ", GraphOperationName(operation), " is no activation"}));
+      Throw<ConfigError>({Here(), ": ", GraphOperationName(operation), " is no activation"});
   }
   if (!AreValues({x})) return {};
   x = Real(x);
@@ -299,7 +299,7 @@ ValueId GraphRecorder<T>::Attention(ValueId queries, ValueId keys, ValueId value
               ValueOf(keys).columns == columns && ValueOf(values).columns == columns,
           GraphOperation::attention, {queries, keys, values});
   if (!(scale > 0 && std::isfinite(scale))) {
-    throw ConfigError(Message({Here(), ": attention of scale ", scale, ", expected above 0"}));
+    Throw<ConfigError>({Here(), ": attention of scale ", scale, ", expected above 0"});
   }
   return AddNode({.operation = GraphOperation::attention,
                   .operands = {queries, keys, values},

@@ -174,7 +174,7 @@ std::uint64_t SaveWeights(const ILayer<T>& network, const std::filesystem::path&
     throw UnsupportedError("SaveWeights: the network has adapters; save or merge them");
   }
   if (!IsReadableAsFloat(type)) {
-    throw ConfigError(Message({"SaveWeights: weights cannot be stored as ", NumberTypeName(type)}));
+    Throw<ConfigError>({"SaveWeights: weights cannot be stored as ", NumberTypeName(type)});
   }
   std::vector<SafetensorsEntry> entries;
   SafetensorsMetadata metadata{{"format", "nola-weights"}, {"library_version", kVersion}};

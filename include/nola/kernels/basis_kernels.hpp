@@ -33,15 +33,15 @@ concept SameScalar = EigenMatrix<A> && EigenMatrix<B> && std::same_as<ScalarOf<A
 inline void CheckFactorShape(const char* function, Index length, Index rank, Index numBasis) {
   if (length > BasisGenerator::kMaxLength || rank > BasisGenerator::kMaxRank ||
       numBasis > BasisGenerator::kMaxBases) {
-    throw ShapeError(Message({function, ": a factor of ", length, "x", rank, " with ", numBasis,
-                              " bases exceeds 2^32 x 2^24-1 with 2^31"}));
+    Throw<ShapeError>({function, ": a factor of ", length, "x", rank, " with ", numBasis,
+                       " bases exceeds 2^32 x 2^24-1 with 2^31"});
   }
 }
 
 inline void CheckBasisFactor(const char* function, Factor factor) {
   if (factor != Factor::a && factor != Factor::b) {
-    throw ConfigError(Message({function, ": factor ", static_cast<std::uint32_t>(factor),
-                               " has no bases, expected Factor::a or Factor::b"}));
+    Throw<ConfigError>({function, ": factor ", static_cast<std::uint32_t>(factor),
+                        " has no bases, expected Factor::a or Factor::b"});
   }
 }
 
@@ -187,8 +187,7 @@ void ScaleByGain(BasisDistribution distribution,
                  const Eigen::Ref<const Vector<std::type_identity_t<T>>>& coefficients,
                  Eigen::Ref<Vector<std::type_identity_t<T>>> scaled) {
   if (scaled.size() != coefficients.size()) {
-    throw ShapeError(
-        Message({"ScaleByGain: ", coefficients.size(), " coefficients, but room for ", scaled.size()}));
+    Throw<ShapeError>({"ScaleByGain: ", coefficients.size(), " coefficients, but room for ", scaled.size()});
   }
   detail::ScaleByGainOn<T>(distribution, coefficients.data(), coefficients.size(), scaled.data());
 }

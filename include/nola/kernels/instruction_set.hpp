@@ -21,7 +21,7 @@ inline std::string_view InstructionSetName(InstructionSet set) {
     case InstructionSet::avx512:
       return "avx512";
   }
-  throw ConfigError(Message({"InstructionSet: ", static_cast<int>(set), " is not an instruction set"}));
+  Throw<ConfigError>({"InstructionSet: ", static_cast<int>(set), " is not an instruction set"});
 }
 
 /// The set of a name. @throws ConfigError for any other text.
@@ -29,8 +29,7 @@ inline InstructionSet InstructionSetFromName(std::string_view name) {
   for (auto set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512}) {
     if (InstructionSetName(set) == name) return set;
   }
-  throw ConfigError(
-      Message({"InstructionSet: unknown name '", name, "', expected portable, avx2 or avx512"}));
+  Throw<ConfigError>({"InstructionSet: unknown name '", name, "', expected portable, avx2 or avx512"});
 }
 
 /// True if this build has the set's kernels and this machine can run them.
@@ -50,8 +49,8 @@ inline bool IsSupported(InstructionSet set) {
 /// @throws ConfigError if the set is not supported.
 inline void CheckSupported(InstructionSet set) {
   if (!IsSupported(set)) {
-    throw ConfigError(Message(
-        {"InstructionSet: this machine or build cannot run the ", InstructionSetName(set), " kernels"}));
+    Throw<ConfigError>(
+        {"InstructionSet: this machine or build cannot run the ", InstructionSetName(set), " kernels"});
   }
 }
 

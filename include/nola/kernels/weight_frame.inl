@@ -301,8 +301,8 @@ NOLA_DEFINITION FrameSides ComputeFrame(Index rows, Index columns, Index rank, c
                                         InstructionSet set) {
   const Index most = std::min({rows, columns, kMostFrameRank});
   if (rank < 1 || rank > most) {
-    throw ConfigError(Message({"a frame of ", rank, " directions of a weight of ", rows, " x ", columns,
-                               ", expected 1 to ", most}));
+    Throw<ConfigError>(
+        {"a frame of ", rank, " directions of a weight of ", rows, " x ", columns, ", expected 1 to ", most});
   }
   return FrameComputation(rows, columns, rank, read, set).Run();
 }

@@ -79,7 +79,7 @@ class ActivationLayer final : public LayerBase<T> {
 template <std::floating_point T, class Function>
 ActivationLayer<T, Function>::ActivationLayer(Index size, Function function)
     : LayerBase<T>(size, size), function_(function) {
-  if (size < 1) throw ConfigError(Message({Function::kName, ": size ", size, ", expected at least 1"}));
+  if (size < 1) Throw<ConfigError>({Function::kName, ": size ", size, ", expected at least 1"});
 }
 
 template <std::floating_point T, class Function>

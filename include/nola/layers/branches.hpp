@@ -73,14 +73,14 @@ class BranchedLayer : public LayerBase<T> {
  protected:
   /// @throws ConfigError for no layer, a null one or one twice, ShapeError if their sizes differ.
   BranchedLayer(const char* type, std::vector<std::shared_ptr<ILayer<T>>> layers) : LayerBase<T>(0, 0) {
-    if (layers.empty()) throw ConfigError(Message({type, ": no layers, expected at least 1"}));
+    if (layers.empty()) Throw<ConfigError>({type, ": no layers, expected at least 1"});
     for (std::shared_ptr<ILayer<T>>& layer : layers) {
-      if (!layer) throw ConfigError(Message({type, ": a layer is null"}));
+      if (!layer) Throw<ConfigError>({type, ": a layer is null"});
       if (this->Children().empty()) this->SetSizes(layer->InputSize(), layer->OutputSize());
       if (layer->InputSize() != this->InputSize() || layer->OutputSize() != this->OutputSize()) {
-        throw ShapeError(
-            Message({type, ": layer ", this->Children().size(), " maps ", layer->InputSize(), " to ",
-                     layer->OutputSize(), ", the first ", this->InputSize(), " to ", this->OutputSize()}));
+        Throw<ShapeError>({type, ": layer ", this->Children().size(), " maps ", layer->InputSize(), " to ",
+                           layer->OutputSize(), ", the first ", this->InputSize(), " to ",
+                           this->OutputSize()});
       }
       this->AddChild(std::to_string(this->Children().size()), std::move(layer));
     }

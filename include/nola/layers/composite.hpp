@@ -55,7 +55,7 @@ class Composite : public LayerBase<T> {
     for (const NamedLayer<T>& child : this->Children()) {
       if (child.name == name) return child.layer;
     }
-    throw ConfigError(Message({this->LayerType(), ": no child is named '", name, "'"}));
+    Throw<ConfigError>({this->LayerType(), ": no child is named '", name, "'"});
   }
 
   /// What Compose gave. Safe from many threads at once. Called at the end of a final class's constructor, it
@@ -70,9 +70,9 @@ class Composite : public LayerBase<T> {
       std::shared_ptr<ILayer<T>> composed = Compose();
       if (!composed) throw ConfigError(this->LayerType() + ": the wiring is null");
       if (composed->InputSize() != this->InputSize() || composed->OutputSize() != this->OutputSize()) {
-        throw ShapeError(
-            Message({this->LayerType(), ": the wiring maps ", composed->InputSize(), " to ",
-                     composed->OutputSize(), ", the layer ", this->InputSize(), " to ", this->OutputSize()}));
+        Throw<ShapeError>({this->LayerType(), ": the wiring maps ", composed->InputSize(), " to ",
+                           composed->OutputSize(), ", the layer ", this->InputSize(), " to ",
+                           this->OutputSize()});
       }
       tree_ = std::move(composed);
     }

@@ -96,8 +96,7 @@ DenseLayer<T>::DenseLayer(Index inputSize, Index outputSize, bool bias, std::uin
                           Initialization initialization)
     : LayerBase<T>(inputSize, outputSize), hasBias_(bias) {
   if (inputSize < 1 || outputSize < 1) {
-    throw ConfigError(
-        Message({"DenseLayer: sizes ", inputSize, " and ", outputSize, ", expected at least 1"}));
+    Throw<ConfigError>({"DenseLayer: sizes ", inputSize, " and ", outputSize, ", expected at least 1"});
   }
   if (initialization == Initialization::none) {
     this->AddParameter("weight", Tensor<T>::Zero(inputSize, outputSize));
@@ -120,8 +119,8 @@ DenseLayer<T>::DenseLayer(Tensor<T> weight, Tensor<T> bias)
     : LayerBase<T>(weight.rows(), weight.cols()), hasBias_(bias.size() > 0) {
   if (weight.size() == 0) throw ConfigError("DenseLayer: the weight is empty");
   if (hasBias_ && (bias.rows() != 1 || bias.cols() != weight.cols())) {
-    throw ShapeError(Message(
-        {"DenseLayer: bias is [", bias.rows(), " x ", bias.cols(), "], expected [1 x ", weight.cols(), "]"}));
+    Throw<ShapeError>(
+        {"DenseLayer: bias is [", bias.rows(), " x ", bias.cols(), "], expected [1 x ", weight.cols(), "]"});
   }
   this->CheckFinite("weight", weight);
   this->CheckFinite("bias", bias);
@@ -137,9 +136,9 @@ Tensor<T> DenseLayer<T>::Biases() const {
 template <std::floating_point T>
 void DenseLayer<T>::SetTransposedWeights(const TensorRef<T>& outputByInput) {
   if (outputByInput.rows() != this->OutputSize() || outputByInput.cols() != this->InputSize()) {
-    throw ShapeError(
-        Message({"DenseLayer: transposed weight is [", outputByInput.rows(), " x ", outputByInput.cols(),
-                 "], expected [", this->OutputSize(), " x ", this->InputSize(), "]"}));
+    Throw<ShapeError>({"DenseLayer: transposed weight is [", outputByInput.rows(), " x ",
+                       outputByInput.cols(), "], expected [", this->OutputSize(), " x ", this->InputSize(),
+                       "]"});
   }
   this->CheckFinite("weight", outputByInput);
   ParameterSlot<T>& slot = *this->Slot(kWeight);

@@ -33,11 +33,11 @@ class Embedding final : public LayerBase<T>, public IEmbeddingTable<T> {
             Initialization initialization = Initialization::random)
       : LayerBase<T>(1, size) {
     if (count < 1 || size < 1 || count > kMaxCount) {
-      throw ConfigError(Message({"Embedding: ", count, " rows of ", size,
-                                 " numbers, expected at least 1 of 1 and at most ", kMaxCount, " rows"}));
+      Throw<ConfigError>({"Embedding: ", count, " rows of ", size,
+                          " numbers, expected at least 1 of 1 and at most ", kMaxCount, " rows"});
     }
     if (!std::isfinite(deviation)) {
-      throw ConfigError(Message({"Embedding: deviation ", deviation, " is not finite"}));
+      Throw<ConfigError>({"Embedding: deviation ", deviation, " is not finite"});
     }
     if (initialization == Initialization::none) {
       this->AddParameter("weight", Tensor<T>::Zero(count, size));
@@ -54,7 +54,7 @@ class Embedding final : public LayerBase<T>, public IEmbeddingTable<T> {
   explicit Embedding(Tensor<T> weight) : LayerBase<T>(1, weight.cols()) {
     if (weight.size() == 0) throw ConfigError("Embedding: the table is empty");
     if (weight.rows() > kMaxCount) {
-      throw ConfigError(Message({"Embedding: ", weight.rows(), " rows, at most ", kMaxCount}));
+      Throw<ConfigError>({"Embedding: ", weight.rows(), " rows, at most ", kMaxCount});
     }
     this->CheckFinite("weight", weight);
     this->AddParameter("weight", std::move(weight));

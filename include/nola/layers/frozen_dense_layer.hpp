@@ -34,8 +34,8 @@ class FrozenDenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
     this->SetSizes(Weight().Rows(), Weight().Columns());
     if (!hasBias_) return;
     if (bias.rows() != 1 || bias.cols() != this->OutputSize()) {
-      throw ShapeError(Message({"FrozenDenseLayer: bias is [", bias.rows(), " x ", bias.cols(),
-                                "], expected [1 x ", this->OutputSize(), "]"}));
+      Throw<ShapeError>({"FrozenDenseLayer: bias is [", bias.rows(), " x ", bias.cols(), "], expected [1 x ",
+                         this->OutputSize(), "]"});
     }
     this->CheckFinite("bias", bias);
     this->AddConstant("bias", std::move(bias));
@@ -104,8 +104,8 @@ class FrozenDenseLayer final : public LayerBase<T>, public ILinearLayer<T> {
 
   void CheckStored(const StoredWeight& weight) const override {
     if (weight.isTransposed || !FactsOf(weight.weight->Format()).IsQuantized()) return;
-    throw ConfigError(Message({"FrozenDenseLayer: a weight in ", WeightFormatName(weight.weight->Format()),
-                               " lies [out x in], given is one that lies [in x out]"}));
+    Throw<ConfigError>({"FrozenDenseLayer: a weight in ", WeightFormatName(weight.weight->Format()),
+                        " lies [out x in], given is one that lies [in x out]"});
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {

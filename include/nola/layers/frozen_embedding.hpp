@@ -87,8 +87,7 @@ class FrozenEmbedding final : public LayerBase<T>, public IEmbeddingTable<T> {
   void CheckStored(const StoredWeight& table) const override {
     if (table.isTransposed) throw ConfigError("FrozenEmbedding: the table lies transposed");
     if (table.Rows() <= Embedding<T>::kMaxCount) return;
-    throw ConfigError(
-        Message({"FrozenEmbedding: ", table.Rows(), " rows, at most ", Embedding<T>::kMaxCount}));
+    Throw<ConfigError>({"FrozenEmbedding: ", table.Rows(), " rows, at most ", Embedding<T>::kMaxCount});
   }
 
   void AddDiagnostics(std::map<std::string, std::string>& facts) const override {

@@ -15,7 +15,7 @@ class Identity final : public LayerBase<T> {
  public:
   /// @throws ConfigError if the size is below 1.
   explicit Identity(Index size) : LayerBase<T>(size, size) {
-    if (size < 1) throw ConfigError(Message({"Identity: size ", size, ", expected at least 1"}));
+    if (size < 1) Throw<ConfigError>({"Identity: size ", size, ", expected at least 1"});
   }
 
   std::string LayerType() const override { return "Identity"; }

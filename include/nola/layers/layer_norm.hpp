@@ -56,9 +56,9 @@ class LayerNorm final : public LayerBase<T> {
   /// @throws ConfigError if the size is below 1 or epsilon is not above 0 in T.
   explicit LayerNorm(Index size, double epsilon = 1e-5)
       : LayerBase<T>(size, size), epsilon_(static_cast<T>(epsilon)) {
-    if (size < 1) throw ConfigError(Message({"LayerNorm: size ", size, ", expected at least 1"}));
+    if (size < 1) Throw<ConfigError>({"LayerNorm: size ", size, ", expected at least 1"});
     if (!(epsilon_ > T(0) && std::isfinite(epsilon_))) {
-      throw ConfigError(Message({"LayerNorm: epsilon ", epsilon, ", expected above 0"}));
+      Throw<ConfigError>({"LayerNorm: epsilon ", epsilon, ", expected above 0"});
     }
     this->AddParameter("weight", Tensor<T>::Ones(1, size));
     this->AddParameter("bias", Tensor<T>::Zero(1, size));

@@ -21,8 +21,8 @@ class Residual final : public LayerBase<T> {
       : LayerBase<T>(layer ? layer->InputSize() : 0, layer ? layer->InputSize() : 0) {
     this->AddChild("layer", std::move(layer));
     if (Layer().OutputSize() != this->InputSize()) {
-      throw ShapeError(Message({"Residual: the layer maps ", this->InputSize(), " to ", Layer().OutputSize(),
-                                ", expected as many outputs as inputs"}));
+      Throw<ShapeError>({"Residual: the layer maps ", this->InputSize(), " to ", Layer().OutputSize(),
+                         ", expected as many outputs as inputs"});
     }
   }
 

@@ -18,7 +18,7 @@ class ScaleShift final : public LayerBase<T> {
  public:
   /// A layer that starts as y = x. @throws ConfigError if the size is below 1.
   explicit ScaleShift(Index size) : LayerBase<T>(size, size) {
-    if (size < 1) throw ConfigError(Message({"ScaleShift: size ", size, ", expected at least 1"}));
+    if (size < 1) Throw<ConfigError>({"ScaleShift: size ", size, ", expected at least 1"});
     this->AddParameter("weight", Tensor<T>::Ones(1, size));
     this->AddParameter("bias", Tensor<T>::Zero(1, size));
   }
@@ -28,9 +28,8 @@ class ScaleShift final : public LayerBase<T> {
   ScaleShift(Tensor<T> weight, Tensor<T> bias) : LayerBase<T>(weight.cols(), weight.cols()) {
     if (weight.size() == 0) throw ConfigError("ScaleShift: the weight is empty");
     if (weight.rows() != 1 || bias.rows() != 1 || bias.cols() != weight.cols()) {
-      throw ShapeError(
-          Message({"ScaleShift: weight is [", weight.rows(), " x ", weight.cols(), "] and bias [",
-                   bias.rows(), " x ", bias.cols(), "], expected both [1 x ", weight.cols(), "]"}));
+      Throw<ShapeError>({"ScaleShift: weight is [", weight.rows(), " x ", weight.cols(), "] and bias [",
+                         bias.rows(), " x ", bias.cols(), "], expected both [1 x ", weight.cols(), "]"});
     }
     this->CheckFinite("weight", weight);
     this->CheckFinite("bias", bias);

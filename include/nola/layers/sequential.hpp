@@ -118,8 +118,8 @@ class Sequential final : public LayerBase<T>, public IHeadedLayer<T> {
 template <std::floating_point T>
 Sequential<T>& Sequential<T>::Add(std::string name, std::shared_ptr<ILayer<T>> layer) {
   if (layer && !this->Children().empty() && layer->InputSize() != this->OutputSize()) {
-    throw ShapeError(Message({"Sequential: '", name, "' takes ", layer->InputSize(),
-                              " inputs, the layer before it has ", this->OutputSize(), " outputs"}));
+    Throw<ShapeError>({"Sequential: '", name, "' takes ", layer->InputSize(),
+                       " inputs, the layer before it has ", this->OutputSize(), " outputs"});
   }
   this->AddChild(std::move(name), std::move(layer));
   this->SetSizes(this->Children().front().layer->InputSize(), this->Children().back().layer->OutputSize());
@@ -130,7 +130,7 @@ Sequential<T>& Sequential<T>::Add(std::string name, std::shared_ptr<ILayer<T>> l
 template <std::floating_point T>
 std::shared_ptr<ILayer<T>> Sequential<T>::Layer(Index index) const {
   if (index < 0 || index >= LayerCount()) {
-    throw ShapeError(Message({"Sequential: layer ", index, " of ", LayerCount()}));
+    Throw<ShapeError>({"Sequential: layer ", index, " of ", LayerCount()});
   }
   return this->Children()[static_cast<std::size_t>(index)].layer;
 }
@@ -158,9 +158,8 @@ void Sequential<T>::BackwardFromHead(const TensorRef<T>& hiddenGradient, Tensor<
   }
   const Index width = Head().InputSize();
   if (hiddenGradient.rows() != hiddenRows_ || hiddenGradient.cols() != width) {
-    throw ShapeError(
-        Message({"Sequential: the gradient of the head's input is [", hiddenGradient.rows(), " x ",
-                 hiddenGradient.cols(), "], expected [", hiddenRows_, " x ", width, "]"}));
+    Throw<ShapeError>({"Sequential: the gradient of the head's input is [", hiddenGradient.rows(), " x ",
+                       hiddenGradient.cols(), "], expected [", hiddenRows_, " x ", width, "]"});
   }
   const bool wantsInput = Includes(toHead_, Gradients::input);
   inputGradient.resize(wantsInput ? hiddenRows_ : 0, wantsInput ? this->InputSize() : 0);

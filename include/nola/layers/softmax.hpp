@@ -33,7 +33,7 @@ class Softmax final : public LayerBase<T> {
  public:
   /// @throws ConfigError if the size is below 1.
   explicit Softmax(Index size) : LayerBase<T>(size, size) {
-    if (size < 1) throw ConfigError(Message({"Softmax: size ", size, ", expected at least 1"}));
+    if (size < 1) Throw<ConfigError>({"Softmax: size ", size, ", expected at least 1"});
   }
 
   std::string LayerType() const override { return "Softmax"; }

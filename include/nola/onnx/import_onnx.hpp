@@ -56,7 +56,7 @@ class OnnxLayerMaker {
       case Kind::softmax:
         return std::make_shared<Softmax<T>>(plan.outputSize);
       default:
-        throw UnsupportedError(Message({"ImportONNX: ", Quoted(plan.name), " is no layer"}));
+        Throw<UnsupportedError>({"ImportONNX: ", Quoted(plan.name), " is no layer"});
     }
   }
 

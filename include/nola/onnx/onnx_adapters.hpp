@@ -122,9 +122,9 @@ std::vector<CoefficientInput<T>> CoefficientInputs(const ILayer<T>& network,
     const std::optional<AdapterDescription> description = placed.adapter->Description();
     if (!description || description->kind != AdapterKind::nola) continue;
     if (description->distribution != BasisDistribution::hadamard) {
-      throw UnsupportedError(Message({"OnnxInputs::coefficients: '", placed.path, "' has bases of the ",
-                                      DistributionName(description->distribution),
-                                      " distribution, expected hadamard; OnnxInputs::factors takes any"}));
+      Throw<UnsupportedError>({"OnnxInputs::coefficients: '", placed.path, "' has bases of the ",
+                               DistributionName(description->distribution),
+                               " distribution, expected hadamard; OnnxInputs::factors takes any"});
     }
     const std::string prefix = placed.path.empty() ? "" : placed.path + ".";
     const auto slots = placed.adapter->FactorParameters();
@@ -214,8 +214,8 @@ void ExpandFactors(const ILayer<T>& network, const std::vector<OnnxAdapter<T>>& 
     } else if (expansion->size <= (std::int64_t{1} << 30)) {
       expansion->indices = HadamardPlaces<std::int32_t>(generator, input.which, shape, !isA);
     } else {
-      throw UnsupportedError(Message(
-          {"OnnxInputs::coefficients: '", input.name, "' has ", shape.numBasis, " numbers, at most 2^30"}));
+      Throw<UnsupportedError>(
+          {"OnnxInputs::coefficients: '", input.name, "' has ", shape.numBasis, " numbers, at most 2^30"});
     }
     const auto owned = [](const Tensor<T>& values) {
       const OnnxTensor view = OnnxNumbers("", values);

@@ -121,7 +121,7 @@ NOLA_ONNX_DEFINITION OnnxModel OnnxReader::Read(std::span<const std::byte> bytes
   if (model.opset < 1) Fail("it names no version of ONNX's operators");
   ::onnx::GraphProto& graph = *file.mutable_graph();
   if (static_cast<std::size_t>(graph.node_size()) > kMostOnnxNodes) {
-    throw UnsupportedError(Message({"ImportONNX: ", graph.node_size(), " nodes, at most ", kMostOnnxNodes}));
+    Throw<UnsupportedError>({"ImportONNX: ", graph.node_size(), " nodes, at most ", kMostOnnxNodes});
   }
 
   std::set<std::string> known;

@@ -210,8 +210,8 @@ NOLA_ONNX_DEFINITION void OnnxLowering::Lower(const GraphNode& node) {
       Node("Cast", {IndexMatrix(node.operands[0])}, result, {{"to", std::int64_t{RealType()}}});
       return;
   }
-  throw UnsupportedError(Message(
-      {"ExportONNX: ", GraphOperationName(node.operation), " at '", node.place, "' has no form in ONNX"}));
+  Throw<UnsupportedError>(
+      {"ExportONNX: ", GraphOperationName(node.operation), " at '", node.place, "' has no form in ONNX"});
 }
 
 NOLA_ONNX_DEFINITION void OnnxLowering::LowerExpansion(ValueId id, const OnnxExpansion& expansion) {

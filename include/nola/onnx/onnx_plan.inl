@@ -31,7 +31,7 @@ class OnnxPlanner {
   using Refusals = std::map<std::string, std::vector<std::string>>;
 
   [[noreturn]] void Unsupported(const std::string& reason) const {
-    throw UnsupportedError(Message({"ImportONNX: ", Quoted(values_.Name()), ": ", reason}));
+    Throw<UnsupportedError>({"ImportONNX: ", Quoted(values_.Name()), ": ", reason});
   }
   std::string FindOutput() const;
   void FindPlaces(const std::string& output);
@@ -81,8 +81,8 @@ NOLA_ONNX_DEFINITION OnnxPlan OnnxPlanner::Plan() {
   }
   for (const std::string& name : {options_.input, options_.output}) {
     if (name.empty() || (values_.Has(name) && values_.Constant(name) == nullptr)) continue;
-    throw ConfigError(Message({"ImportONNX: ", Quoted(values_.Name()), " computes no value ", Quoted(name),
-                               ", which the options name"}));
+    Throw<ConfigError>({"ImportONNX: ", Quoted(values_.Name()), " computes no value ", Quoted(name),
+                        ", which the options name"});
   }
   FindPlaces(FindOutput());
   FindDominators();

@@ -50,8 +50,7 @@ inline std::string_view DistributionName(BasisDistribution distribution) {
     case BasisDistribution::hadamard:
       return "hadamard";
   }
-  throw ConfigError(
-      Message({"BasisDistribution: ", static_cast<int>(distribution), " is not a distribution"}));
+  Throw<ConfigError>({"BasisDistribution: ", static_cast<int>(distribution), " is not a distribution"});
 }
 
 /// The distribution of a name. @throws ConfigError for any other text.
@@ -60,8 +59,8 @@ inline BasisDistribution DistributionFromName(std::string_view name) {
                             BasisDistribution::normal, BasisDistribution::hadamard}) {
     if (DistributionName(distribution) == name) return distribution;
   }
-  throw ConfigError(Message(
-      {"BasisDistribution: unknown name '", name, "', expected rademacher, uniform, normal or hadamard"}));
+  Throw<ConfigError>(
+      {"BasisDistribution: unknown name '", name, "', expected rademacher, uniform, normal or hadamard"});
 }
 
 /// The factor sigma/sqrt(k) that gives a combination of k bases unit variance for unit-norm coefficients.
@@ -70,7 +69,7 @@ inline BasisDistribution DistributionFromName(std::string_view name) {
 template <std::floating_point T>
 T BasisGain(BasisDistribution distribution, Index numBasis) {
   if (numBasis < 1 || numBasis > (Index{1} << 31)) {
-    throw ShapeError(Message({"BasisGain: ", numBasis, " bases, expected 1 to 2^31"}));
+    Throw<ShapeError>({"BasisGain: ", numBasis, " bases, expected 1 to 2^31"});
   }
   T sigma = T(1);
   if (distribution == BasisDistribution::uniform) sigma = std::sqrt(T(3));
@@ -208,19 +207,19 @@ class BasisGenerator {
 
   static void CheckIndex(const char* name, Index index, Index end) {
     if (index < 0 || index >= end) {
-      throw ShapeError(Message({"BasisGenerator: ", name, " ", index, " is outside 0..", end - 1}));
+      Throw<ShapeError>({"BasisGenerator: ", name, " ", index, " is outside 0..", end - 1});
     }
   }
 
   static void CheckSize(const char* name, Index size, Index most) {
     if (size < 1 || size > most) {
-      throw ShapeError(Message({"BasisGenerator: ", name, " ", size, " is outside 1..", most}));
+      Throw<ShapeError>({"BasisGenerator: ", name, " ", size, " is outside 1..", most});
     }
   }
 
   static void CheckFactor(Factor factor) {
     if (static_cast<std::uint32_t>(factor) > 2) {
-      throw ShapeError(Message({"BasisGenerator: ", static_cast<std::uint32_t>(factor), " is not a factor"}));
+      Throw<ShapeError>({"BasisGenerator: ", static_cast<std::uint32_t>(factor), " is not a factor"});
     }
   }
 

@@ -39,7 +39,7 @@ NOLA_DEFINITION StoredTensor StoredTensorOf(const EncodedMatrix& matrix) {
 
 inline void RequireSizes(Index rows, Index columns) {
   if (rows < 1 || columns < 1) {
-    throw ConfigError(Message({"EncodedWeight: sizes ", rows, " and ", columns, ", expected at least 1"}));
+    Throw<ConfigError>({"EncodedWeight: sizes ", rows, " and ", columns, ", expected at least 1"});
   }
 }
 

@@ -125,7 +125,7 @@ inline std::size_t NumberTypeBits(NumberType type) {
 inline std::size_t NumberTypeSize(NumberType type) {
   const std::size_t bits = NumberTypeBits(type);
   if (bits == 0 || bits % 8 != 0) {
-    throw UnsupportedError(Message({"an element of type ", NumberTypeName(type), " is no whole bytes"}));
+    Throw<UnsupportedError>({"an element of type ", NumberTypeName(type), " is no whole bytes"});
   }
   return bits / 8;
 }
@@ -186,8 +186,8 @@ void DecodeNumbers(NumberType type, std::span<const std::byte> bytes, std::span<
   } else if (type == NumberTypeOf<Number>()) {
     return decode(detail::Bits<sizeof(Number)>{}, cast);
   }
-  throw UnsupportedError(Message({"numbers of type ", NumberTypeName(type),
-                                  " cannot be read as a C++ type of ", sizeof(Number), " bytes"}));
+  Throw<UnsupportedError>({"numbers of type ", NumberTypeName(type), " cannot be read as a C++ type of ",
+                           sizeof(Number), " bytes"});
 }
 
 /// Whether all numbers are finite once read as T; false for a type that does not
@@ -234,8 +234,8 @@ void EncodeNumbers(NumberType type, std::span<const Number> numbers, std::span<s
   } else if (type == NumberTypeOf<Number>()) {
     return encode([](Number number) { return static_cast<detail::Bits<sizeof(Number)>>(number); });
   }
-  throw UnsupportedError(
-      Message({"a C++ number of ", sizeof(Number), " bytes cannot be written as ", NumberTypeName(type)}));
+  Throw<UnsupportedError>(
+      {"a C++ number of ", sizeof(Number), " bytes cannot be written as ", NumberTypeName(type)});
 }
 
 /// Whether all numbers are finite and stay so when they are written as a floating-point type.

@@ -31,7 +31,7 @@ QuantizedNumbers Quantize(std::span<const T> numbers, int bits) {
   double largest = 0;
   for (const T number : numbers) {
     if (!std::isfinite(static_cast<float>(number))) {
-      throw ConfigError(Message({"Quantize: ", number, " is not finite as a float"}));
+      Throw<ConfigError>({"Quantize: ", number, " is not finite as a float"});
     }
     largest = std::max(largest, std::abs(static_cast<double>(number)));
   }

@@ -14,7 +14,7 @@ namespace nola {
 namespace detail {
 
 [[noreturn]] inline void FailToEncode(std::string_view format, float number) {
-  throw ConfigError(Message({"a weight of ", number, " cannot be stored as ", format}));
+  Throw<ConfigError>({"a weight of ", number, " cannot be stored as ", format});
 }
 
 /// Numbers that a file type holds as they are.

@@ -33,8 +33,7 @@ class LabelsOfRows {
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto row = static_cast<std::size_t>(rows[i]);
       if (row >= labels_->size()) {
-        throw ShapeError(
-            Message({"ClassificationLoss: row ", row, " has no label, there are ", labels_->size()}));
+        Throw<ShapeError>({"ClassificationLoss: row ", row, " has no label, there are ", labels_->size()});
       }
       batch_[i] = (*labels_)[row];
     }
@@ -119,8 +118,7 @@ BatchLoss<T> RegressionLoss(Tensor<T> targets) {
     batch.resize(static_cast<Index>(rows.size()), targets->cols());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (rows[i] >= targets->rows()) {
-        throw ShapeError(
-            Message({"RegressionLoss: row ", rows[i], " has no target, there are ", targets->rows()}));
+        Throw<ShapeError>({"RegressionLoss: row ", rows[i], " has no target, there are ", targets->rows()});
       }
       std::copy_n(detail::RowOf(*targets, rows[i]), targets->cols(),
                   detail::RowOf(batch, static_cast<Index>(i)));

@@ -22,7 +22,7 @@ inline constexpr std::string_view kCSVLogHeader =
 NOLA_DEFINITION CSVLog::CSVLog(const std::string& path) : path_(path) {
   const std::string text = Content();
   if (!text.empty() && !text.starts_with(detail::kCSVLogHeader)) {
-    throw FileError(Message({"CSVLog: ", Quoted(path), " is there and is no log of a training run"}));
+    Throw<FileError>({"CSVLog: ", Quoted(path), " is there and is no log of a training run"});
   }
   shared_ = std::make_shared<File>(std::fopen(path.c_str(), "ab"));
   if (shared_->file == nullptr) Fail("open");
@@ -38,8 +38,8 @@ NOLA_DEFINITION void CSVLog::operator()(const TrainingProgress& progress) {
 }
 
 NOLA_DEFINITION void CSVLog::Fail(const char* action) const {
-  throw FileError(
-      Message({"CSVLog: cannot ", action, ' ', Quoted(path_), ": ", std::generic_category().message(errno)}));
+  Throw<FileError>(
+      {"CSVLog: cannot ", action, ' ', Quoted(path_), ": ", std::generic_category().message(errno)});
 }
 
 NOLA_DEFINITION std::string CSVLog::Content() const {

@@ -19,9 +19,9 @@ template <std::floating_point T>
 double EvaluateAccuracy(const ILayer<T>& network, const std::type_identity_t<TensorRef<T>>& inputs,
                         std::span<const std::int32_t> labels, Index batchSize = 1000) {
   if (inputs.rows() == 0 || static_cast<Index>(labels.size()) != inputs.rows()) {
-    throw ShapeError(Message({"EvaluateAccuracy: ", labels.size(), " labels for ", inputs.rows(), " rows"}));
+    Throw<ShapeError>({"EvaluateAccuracy: ", labels.size(), " labels for ", inputs.rows(), " rows"});
   }
-  if (batchSize < 1) throw ConfigError(Message({"EvaluateAccuracy: batch size ", batchSize}));
+  if (batchSize < 1) Throw<ConfigError>({"EvaluateAccuracy: batch size ", batchSize});
   Tensor<T> output;
   detail::RightOfCounted sum;
   for (Index first = 0; first < inputs.rows(); first += batchSize) {

@@ -135,10 +135,10 @@ FullMatrixAdam<T>::FullMatrixAdam(ILayer<T>& network, const FullMatrixAdamOption
   }
   for (const Block& block : blocks_) {
     if (block.size <= kMostRows) continue;
-    throw ConfigError(Message(
+    Throw<ConfigError>(
         {"FullMatrixAdam: ", block.size, " numbers train in ",
          block.layer.empty() ? "one matrix" : Quoted(block.layer), ", at most ", kMostRows, " can: ",
-         options.scope == FullMatrixScope::network ? "use FullMatrixScope::layer or AdamW" : "use AdamW"}));
+         options.scope == FullMatrixScope::network ? "use FullMatrixScope::layer or AdamW" : "use AdamW"});
   }
   for (Block& block : blocks_) {
     block.second.setZero(block.size, block.size);
@@ -268,8 +268,8 @@ void FullMatrixAdam<T>::ApplyInverseRoot(Block& block, double correction) {
   block.subdiagonal = block.tridiagonal.subDiagonal();
   block.eigen.computeFromTridiagonal(block.diagonal, block.subdiagonal);
   if (block.eigen.info() != Eigen::Success) {
-    throw StateError(Message({"FullMatrixAdam: the decomposition of a matrix of ", size,
-                              " rows has not converged at step ", this->StepCount()}));
+    Throw<StateError>({"FullMatrixAdam: the decomposition of a matrix of ", size,
+                       " rows has not converged at step ", this->StepCount()});
   }
   for (Index i = 0; i + 1 < size; ++i) Reflect(block, i);
   block.turned.noalias() = block.eigen.eigenvectors().transpose() * block.direction;

@@ -56,8 +56,7 @@ void ScaleToNorm(std::span<Parameter<T>> parameters, T norm, T maxNorm) {
 /// @throws ConfigError unless maxNorm > 0.
 template <std::floating_point T>
 T ClipGradientNorm(std::span<Parameter<T>> parameters, std::type_identity_t<T> maxNorm) {
-  if (!(maxNorm > T(0)))
-    throw ConfigError(Message({"ClipGradientNorm: norm ", maxNorm, ", expected above 0"}));
+  if (!(maxNorm > T(0))) Throw<ConfigError>({"ClipGradientNorm: norm ", maxNorm, ", expected above 0"});
   const T norm = GradientNorm<T>(parameters);
   if (std::isfinite(norm)) detail::ScaleToNorm(parameters, norm, maxNorm);
   return norm;

@@ -80,8 +80,7 @@ double BestLearningRate(std::span<const Trial> trials) {
     if (!rate->second.diverged && (best == end || rate->second.Mean() > best->second.Mean())) best = rate;
   }
   if (best == end) {
-    throw StateError(
-        Message({"the training diverged at each of the ", rates.size(), " learning rates tried"}));
+    Throw<StateError>({"the training diverged at each of the ", rates.size(), " learning rates tried"});
   }
   return best->first;
 }
@@ -162,10 +161,9 @@ std::vector<Trial> SearchLearningRates(const std::vector<std::size_t>& methods,
                                     [](double rate) { return rate > 0 && std::isfinite(rate); });
   if (search.rounds < 1 || search.seeds < 1 || search.ladder.empty() || !isUsable ||
       search.mostExtensions < 0) {
-    throw ConfigError(
-        Message({"SearchLearningRates: ", search.rounds, " rounds of ", search.seeds, " seeds from ",
-                 search.ladder.size(), " rates", isUsable ? "" : ", one of them not above 0", " with ",
-                 search.mostExtensions, " extensions"}));
+    Throw<ConfigError>({"SearchLearningRates: ", search.rounds, " rounds of ", search.seeds, " seeds from ",
+                        search.ladder.size(), " rates", isUsable ? "" : ", one of them not above 0", " with ",
+                        search.mostExtensions, " extensions"});
   }
   std::vector<Trial> all;
   const auto tryRates = [&](int round, const auto& ratesOf) {

@@ -40,14 +40,14 @@ namespace detail {
 inline Index CheckLabels(const char* function, Index rows, Index classes,
                          std::span<const std::int32_t> labels) {
   if (static_cast<Index>(labels.size()) != rows) {
-    throw ShapeError(Message({function, ": ", labels.size(), " labels for ", rows, " rows"}));
+    Throw<ShapeError>({function, ": ", labels.size(), " labels for ", rows, " rows"});
   }
   Index count = 0;
   for (const std::int32_t label : labels) {
     if (label == kNotCounted) continue;
     if (label < 0 || label >= classes) {
-      throw ShapeError(Message({function, ": label ", label, " is outside 0..", classes - 1, ", and not ",
-                                kNotCounted, ", which does not count"}));
+      Throw<ShapeError>({function, ": label ", label, " is outside 0..", classes - 1, ", and not ",
+                         kNotCounted, ", which does not count"});
     }
     ++count;
   }
@@ -55,7 +55,7 @@ inline Index CheckLabels(const char* function, Index rows, Index classes,
 }
 
 inline void RequireCounted(const char* function, Index count) {
-  if (count == 0) throw ShapeError(Message({function, ": the mean of nothing that counts has no value"}));
+  if (count == 0) Throw<ShapeError>({function, ": the mean of nothing that counts has no value"});
 }
 
 /// The sum over the rows that count, and share * dSum/dLogits.
@@ -90,8 +90,8 @@ T SumOfCrossEntropies(const TensorRef<T>& logits, std::span<const std::int32_t> 
 template <std::floating_point T>
 T SumOfSquaredErrors(const TensorRef<T>& prediction, const TensorRef<T>& target, Tensor<T>& gradient) {
   if (prediction.rows() != target.rows() || prediction.cols() != target.cols()) {
-    throw ShapeError(Message({"MeanSquaredError: prediction [", prediction.rows(), " x ", prediction.cols(),
-                              "], target [", target.rows(), " x ", target.cols(), "]"}));
+    Throw<ShapeError>({"MeanSquaredError: prediction [", prediction.rows(), " x ", prediction.cols(),
+                       "], target [", target.rows(), " x ", target.cols(), "]"});
   }
   gradient.resize(target.rows(), target.cols());
   for (Index row = 0; row < target.rows(); ++row) {

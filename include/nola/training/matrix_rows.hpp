@@ -32,7 +32,7 @@ class RowBatches {
  public:
   explicit RowBatches(const MatrixRowsOptions& options) : options_(options) {
     if (options.epochs < 1 || options.batchSize < 1) {
-      throw ConfigError(Message({"Trainer: ", options.epochs, " epochs of batches of ", options.batchSize}));
+      Throw<ConfigError>({"Trainer: ", options.epochs, " epochs of batches of ", options.batchSize});
     }
   }
 

@@ -61,7 +61,7 @@ class Optimizer {
   /// @throws ConfigError for a negative count.
   void SetStepCount(Index stepCount) {
     if (stepCount < 0) {
-      throw ConfigError(Message({"Optimizer: step count ", stepCount, ", expected 0 or more"}));
+      Throw<ConfigError>({"Optimizer: step count ", stepCount, ", expected 0 or more"});
     }
     stepCount_ = stepCount;
   }
@@ -97,12 +97,12 @@ class Optimizer {
 
   static void CheckShare(const char* type, const char* name, double value) {
     if (!(value >= 0 && static_cast<T>(value) < T(1))) {
-      throw ConfigError(Message({type, ": ", name, " ", value, ", expected 0 <= ", name, " < 1"}));
+      Throw<ConfigError>({type, ": ", name, " ", value, ", expected 0 <= ", name, " < 1"});
     }
   }
   static void CheckNotNegative(const char* type, const char* name, double value) {
     if (!(value >= 0 && std::isfinite(static_cast<T>(value)))) {
-      throw ConfigError(Message({type, ": ", name, " ", value, ", expected 0 or more"}));
+      Throw<ConfigError>({type, ": ", name, " ", value, ", expected 0 or more"});
     }
   }
 
@@ -174,19 +174,18 @@ Optimizer<T>::Optimizer(ILayer<T>& network, const std::vector<std::string>& mome
 template <std::floating_point T>
 T Optimizer<T>::Step(T learningRate, T maxGradientNorm) {
   if (!std::isfinite(learningRate * largestFactor_) || learningRate < T(0)) {
-    throw ConfigError(Message({"Optimizer: learning rate ", learningRate, ", expected 0 or more"}));
+    Throw<ConfigError>({"Optimizer: learning rate ", learningRate, ", expected 0 or more"});
   }
   if (!(maxGradientNorm >= T(0))) {
-    throw ConfigError(Message({"Optimizer: gradient norm ", maxGradientNorm, ", expected 0 or more"}));
+    Throw<ConfigError>({"Optimizer: gradient norm ", maxGradientNorm, ", expected 0 or more"});
   }
   RefreshGradients();
   const T norm = GradientNorm<T>(parameters_);
   if (!std::isfinite(norm)) {
     std::size_t bad = 0;
     while (detail::IsFinite(parameters_[bad].slot->gradient)) ++bad;
-    throw StateError(
-        Message({"Optimizer: the gradient of '", parameters_[bad].name, "' contains NaN or infinity at step ",
-                 stepCount_, "; nothing has been updated"}));
+    Throw<StateError>({"Optimizer: the gradient of '", parameters_[bad].name,
+                       "' contains NaN or infinity at step ", stepCount_, "; nothing has been updated"});
   }
   if (maxGradientNorm > T(0)) detail::ScaleToNorm<T>(parameters_, norm, maxGradientNorm);
   ++stepCount_;

@@ -48,7 +48,7 @@ inline std::vector<ParameterRate> RatesOf(std::span<const std::string> names,
         rates[i] = {group.rateFactor, group.weightDecay.value_or(weightDecay)};
       }
       if (!isFound) {
-        throw ConfigError(Message({"Optimizer: ", Quoted(pattern), " matches no trainable parameter"}));
+        Throw<ConfigError>({"Optimizer: ", Quoted(pattern), " matches no trainable parameter"});
       }
     }
   }

@@ -20,13 +20,13 @@ class CosineSchedule {
   CosineSchedule(double peak, Index totalSteps, Index warmupSteps = 0, double finalFraction = 0)
       : peak_(peak), totalSteps_(totalSteps), warmupSteps_(warmupSteps), finalFraction_(finalFraction) {
     if (!(peak >= 0 && std::isfinite(peak))) {
-      throw ConfigError(Message({"CosineSchedule: peak ", peak, ", expected 0 or more"}));
+      Throw<ConfigError>({"CosineSchedule: peak ", peak, ", expected 0 or more"});
     }
     if (totalSteps < 1 || warmupSteps < 0 || warmupSteps > totalSteps) {
-      throw ConfigError(Message({"CosineSchedule: ", warmupSteps, " warm-up steps of ", totalSteps}));
+      Throw<ConfigError>({"CosineSchedule: ", warmupSteps, " warm-up steps of ", totalSteps});
     }
     if (!(finalFraction >= 0 && finalFraction <= 1)) {
-      throw ConfigError(Message({"CosineSchedule: final fraction ", finalFraction, ", expected 0 to 1"}));
+      Throw<ConfigError>({"CosineSchedule: final fraction ", finalFraction, ", expected 0 to 1"});
     }
   }
 

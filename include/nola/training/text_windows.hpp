@@ -37,15 +37,15 @@ class TextWindows {
                        std::span<const std::int32_t> labels = {})
       : tokens_(tokens), targets_(labels.empty() ? tokens : labels), options_(options), random_(Start()) {
     if (options.length < 1 || options.batchSize < 1 || options.steps < 1) {
-      throw ConfigError(Message({"TextWindows: ", options.steps, " steps of ", options.batchSize,
-                                 " windows of ", options.length, " tokens, expected 1 or more of each"}));
+      Throw<ConfigError>({"TextWindows: ", options.steps, " steps of ", options.batchSize, " windows of ",
+                          options.length, " tokens, expected 1 or more of each"});
     }
     if (std::ssize(tokens) <= options.length) {
-      throw ShapeError(Message(
-          {"TextWindows: a text of ", tokens.size(), " tokens, expected more than ", options.length}));
+      Throw<ShapeError>(
+          {"TextWindows: a text of ", tokens.size(), " tokens, expected more than ", options.length});
     }
     if (targets_.size() != tokens.size()) {
-      throw ShapeError(Message({"TextWindows: ", labels.size(), " labels for ", tokens.size(), " tokens"}));
+      Throw<ShapeError>({"TextWindows: ", labels.size(), " labels for ", tokens.size(), " tokens"});
     }
   }
   explicit TextWindows(std::vector<std::int32_t>&&, const TextWindowsOptions& = {},

@@ -50,8 +50,8 @@ class Trainer {
     }
     source_ = std::make_shared<detail::BatchSourceReference<T, Source>>(source);
     if (source_->TotalSteps() < 1 || source_->StepsPerEpoch() < 1) {
-      throw ConfigError(Message({"Trainer: a source of ", source_->TotalSteps(), " steps, ",
-                                 source_->StepsPerEpoch(), " an epoch; expected 1 or more"}));
+      Throw<ConfigError>({"Trainer: a source of ", source_->TotalSteps(), " steps, ",
+                          source_->StepsPerEpoch(), " an epoch; expected 1 or more"});
     }
   }
 
@@ -67,8 +67,8 @@ class Trainer {
   /// rows, and Step and Run refuse it. 0 if that is not known. @throws ConfigError for a negative step or
   /// rows.
   void SetCurrentStep(Index step, Index rows = 0) {
-    if (step < 0) throw ConfigError(Message({"Trainer: step ", step, ", expected 0 or more"}));
-    if (rows < 0) throw ConfigError(Message({"Trainer: ", rows, " rows, expected 0 or more"}));
+    if (step < 0) Throw<ConfigError>({"Trainer: step ", step, ", expected 0 or more"});
+    if (rows < 0) Throw<ConfigError>({"Trainer: ", rows, " rows, expected 0 or more"});
     step_ = step;
     rows_ = resumedRows_ = rows;
   }
@@ -225,8 +225,8 @@ template <std::floating_point T>
 void Trainer<T>::AddParts(detail::AnyBatchSource<T>& source) {
   const auto& sequences = batch_.rows.sequences;
   if (!sequences.empty() && batch_.rows.RowCount() != batch_.inputs.rows()) {
-    throw ShapeError(Message(
-        {"Trainer: a batch of ", batch_.inputs.rows(), " rows with a plan for ", batch_.rows.RowCount()}));
+    Throw<ShapeError>(
+        {"Trainer: a batch of ", batch_.inputs.rows(), " rows with a plan for ", batch_.rows.RowCount()});
   }
   const auto size = static_cast<std::size_t>(options_.microBatchSize);
   if (size == 0 || sequences.size() <= size) {
@@ -280,7 +280,7 @@ void Trainer<T>::CheckRows(Index rows) {
   if (source_) throw StateError("Trainer: it was built with a source and takes no other rows");
   if (rows == 0) throw ShapeError("Trainer: there are no rows to train on");
   if (resumedRows_ != 0 && rows != resumedRows_) {
-    throw StateError(Message({"Trainer: ", rows, " rows, the run that is resumed has ", resumedRows_}));
+    Throw<StateError>({"Trainer: ", rows, " rows, the run that is resumed has ", resumedRows_});
   }
 }
 

@@ -58,24 +58,22 @@ namespace detail {
 /// @throws ConfigError for settings outside their ranges.
 inline void CheckTrainingOptions(const TrainingOptions& options) {
   if (!(options.warmupFraction >= 0 && options.warmupFraction <= 1)) {
-    throw ConfigError(Message({"Trainer: warm-up fraction ", options.warmupFraction, ", expected 0 to 1"}));
+    Throw<ConfigError>({"Trainer: warm-up fraction ", options.warmupFraction, ", expected 0 to 1"});
   }
   if (!(options.maxGradientNorm >= 0)) {
-    throw ConfigError(Message({"Trainer: gradient norm ", options.maxGradientNorm, ", expected 0 or more"}));
+    Throw<ConfigError>({"Trainer: gradient norm ", options.maxGradientNorm, ", expected 0 or more"});
   }
   if (options.microBatchSize < 0) {
-    throw ConfigError(
-        Message({"Trainer: micro-batches of ", options.microBatchSize, " samples, expected 0 or more"}));
+    Throw<ConfigError>(
+        {"Trainer: micro-batches of ", options.microBatchSize, " samples, expected 0 or more"});
   }
   if (options.validateEvery < 0 || (options.validateEvery > 0) != static_cast<bool>(options.validate)) {
-    throw ConfigError(
-        Message({"Trainer: validation every ", options.validateEvery, " steps ",
-                 options.validate ? "with" : "without", " a function; expected both or neither"}));
+    Throw<ConfigError>({"Trainer: validation every ", options.validateEvery, " steps ",
+                        options.validate ? "with" : "without", " a function; expected both or neither"});
   }
   if (options.patience < 0 || (options.patience > 0 && options.validateEvery == 0)) {
-    throw ConfigError(
-        Message({"Trainer: a patience of ", options.patience, " validations, of which one is made every ",
-                 options.validateEvery, " steps"}));
+    Throw<ConfigError>({"Trainer: a patience of ", options.patience,
+                        " validations, of which one is made every ", options.validateEvery, " steps"});
   }
 }
 

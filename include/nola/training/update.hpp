@@ -164,8 +164,8 @@ StepReport Update<T>::Step(T learningRate) {
     }
     if (hook_) hook_(optimizer_.Parameters(), loss_);
     if (loss_.count <= 0) {
-      throw StateError(Message({"Update: nothing in the batch of step ", optimizer_.StepCount(),
-                                " counts: its loss has no mean"}));
+      Throw<StateError>(
+          {"Update: nothing in the batch of step ", optimizer_.StepCount(), " counts: its loss has no mean"});
     }
     RequireFinite(loss_.sum);
     RequireAllToMove();
@@ -208,16 +208,16 @@ void Update<T>::AddPart(const CountedLoss& loss, IHeadedLayer<T>* headed) {
 template <std::floating_point T>
 void Update<T>::RequireFinite(double loss) const {
   if (std::isfinite(loss)) return;
-  throw StateError(Message({"Update: the loss is ", loss, " at step ", optimizer_.StepCount(),
-                            "; a lower learning rate or clipping may help"}));
+  Throw<StateError>({"Update: the loss is ", loss, " at step ", optimizer_.StepCount(),
+                     "; a lower learning rate or clipping may help"});
 }
 
 template <std::floating_point T>
 void Update<T>::RequireAllToMove() const {
   const std::string missing = optimizer_.Missing();
   if (missing.empty()) return;
-  throw StateError(Message({"Update: '", missing, "' trains, and the optimizer does not have it: build it ",
-                            "after AdaptLayers and SetTrainable"}));
+  Throw<StateError>({"Update: '", missing, "' trains, and the optimizer does not have it: build it ",
+                     "after AdaptLayers and SetTrainable"});
 }
 
 NOLA_COMPILED_CLASS(adapters, Update);

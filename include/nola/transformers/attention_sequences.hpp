@@ -61,7 +61,7 @@ class SequenceAttention {
         sequence.cached = &CacheOf<T>(*given.cache).RowsOf(identity_, width_, given.position, given.rows);
         for (const AttendedRows<T>& other : sequences) {
           if (other.cached != sequence.cached) continue;
-          throw ConfigError(Message({asker, ": two sequences of the RowPlan have the same KeyValueCache"}));
+          Throw<ConfigError>({asker, ": two sequences of the RowPlan have the same KeyValueCache"});
         }
       }
       sequences.push_back(sequence);

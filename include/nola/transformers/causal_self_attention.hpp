@@ -61,12 +61,11 @@ class CausalSelfAttention final : public LayerBase<T> {
     const Index width = this->InputSize();
     for (const NamedLayer<T>& child : this->Children()) {
       if (child.layer->InputSize() == width && child.layer->OutputSize() == width) continue;
-      throw ShapeError(Message({"CausalSelfAttention: '", child.name, "' maps ", child.layer->InputSize(),
-                                " to ", child.layer->OutputSize(), ", expected ", width, " to ", width}));
+      Throw<ShapeError>({"CausalSelfAttention: '", child.name, "' maps ", child.layer->InputSize(), " to ",
+                         child.layer->OutputSize(), ", expected ", width, " to ", width});
     }
     if (heads < 1 || width % heads != 0) {
-      throw ConfigError(
-          Message({"CausalSelfAttention: width ", width, " is no multiple of ", heads, " heads"}));
+      Throw<ConfigError>({"CausalSelfAttention: width ", width, " is no multiple of ", heads, " heads"});
     }
   }
 

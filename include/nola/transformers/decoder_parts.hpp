@@ -17,10 +17,10 @@ namespace detail {
 /// The layer, which is a table. @throws ConfigError for one that is null or no table.
 template <std::floating_point T>
 const ILayer<T>& TableOf(const char* type, const std::shared_ptr<ILayer<T>>& layer) {
-  if (!layer) throw ConfigError(Message({type, ": the table is null"}));
+  if (!layer) Throw<ConfigError>({type, ": the table is null"});
   if (layer->AsTable() == nullptr) {
-    throw ConfigError(
-        Message({type, ": the table is a ", layer->LayerType(), ", expected an Embedding or the like"}));
+    Throw<ConfigError>(
+        {type, ": the table is a ", layer->LayerType(), ", expected an Embedding or the like"});
   }
   return *layer;
 }
@@ -79,10 +79,10 @@ class PositionEmbedding final : public LayerBase<T> {
     const bool planned = pass.rows != nullptr && !pass.rows->sequences.empty();
     detail::ForEachSequence("PositionEmbedding", pass, rows, [&](Index first, const SequenceRows& sequence) {
       if (sequence.rows > limit_ - sequence.position && sequence.rows > 0) {
-        throw ShapeError(Message(
+        Throw<ShapeError>(
             {"PositionEmbedding: ", sequence.rows, " tokens from position ", sequence.position,
              " exceed the ", limit_, " positions",
-             planned ? "" : "; a batch of several sequences needs a Pass with a RowPlan that says so"}));
+             planned ? "" : "; a batch of several sequences needs a Pass with a RowPlan that says so"});
       }
       for (Index row = 0; row < sequence.rows; ++row) {
         positions(first + row, 0) = static_cast<T>(sequence.position + row);

@@ -54,21 +54,21 @@ class KeyValueCache final : public SequenceCache {
   /// layer. Nothing that is held has changed then.
   detail::CachedRows<T>& RowsOf(const detail::LayerIdentity& layer, Index width, Index position, Index rows) {
     if (rows > this->Capacity() - position) {
-      throw ShapeError(Message({"KeyValueCache: ", rows, " tokens after ", position,
-                                " exceed the capacity of ", this->Capacity()}));
+      Throw<ShapeError>({"KeyValueCache: ", rows, " tokens after ", position, " exceed the capacity of ",
+                         this->Capacity()});
     }
     for (detail::CachedRows<T>& cached : cached_) {
       if (cached.layer != layer.Number()) continue;
       if (position > cached.rows) {
-        throw StateError(Message({"KeyValueCache: tokens from position ", position, ", and ", cached.rows,
-                                  " before them are held"}));
+        Throw<StateError>({"KeyValueCache: tokens from position ", position, ", and ", cached.rows,
+                           " before them are held"});
       }
       return cached;
     }
     if (position > 0) {
-      throw StateError(Message({"KeyValueCache: its ", position,
-                                " tokens were not written by this attention layer; the cache belongs to "
-                                "another network"}));
+      Throw<StateError>({"KeyValueCache: its ", position,
+                         " tokens were not written by this attention layer; the cache belongs to "
+                         "another network"});
     }
     cached_.push_back(
         {layer.Number(), 0, Tensor<T>(this->Capacity(), width), Tensor<T>(this->Capacity(), width)});

@@ -21,12 +21,11 @@ void ForEachSequence(std::string_view asker, const Pass& pass, Index rows, const
   }
   for (const SequenceRows& sequence : pass.rows->sequences) {
     if (sequence.rows >= 0 && sequence.position >= 0) continue;
-    throw ShapeError(Message({asker, ": a sequence of ", sequence.rows, " rows at position ",
-                              sequence.position, " in the RowPlan, expected 0 or more"}));
+    Throw<ShapeError>({asker, ": a sequence of ", sequence.rows, " rows at position ", sequence.position,
+                       " in the RowPlan, expected 0 or more"});
   }
   if (pass.rows->RowCount() != rows) {
-    throw ShapeError(
-        Message({asker, ": ", rows, " rows, and a RowPlan of ", pass.rows->RowCount(), " rows"}));
+    Throw<ShapeError>({asker, ": ", rows, " rows, and a RowPlan of ", pass.rows->RowCount(), " rows"});
   }
   Index first = 0;
   for (const SequenceRows& sequence : pass.rows->sequences) {
@@ -39,12 +38,12 @@ void ForEachSequence(std::string_view asker, const Pass& pass, Index rows, const
 /// of each sequence is asked for. An empty plan is no sequence here.
 inline void CheckLastRows(std::string_view asker, const RowPlan& plan, Index rows) {
   if (plan.RowCount() != rows) {
-    throw ShapeError(Message({asker, ": ", rows, " rows, and a RowPlan of ", plan.RowCount(), " rows"}));
+    Throw<ShapeError>({asker, ": ", rows, " rows, and a RowPlan of ", plan.RowCount(), " rows"});
   }
   for (const SequenceRows& sequence : plan.sequences) {
     if (sequence.rows >= 1) continue;
-    throw ShapeError(
-        Message({asker, ": a sequence of ", sequence.rows, " rows in the RowPlan, expected at least 1"}));
+    Throw<ShapeError>(
+        {asker, ": a sequence of ", sequence.rows, " rows in the RowPlan, expected at least 1"});
   }
 }
 

@@ -47,8 +47,8 @@ class TransformerDecoder final : public Composite<T> {
   explicit TransformerDecoder(const TransformerDecoderOptions& options)
       : Composite<T>(1, options.vocabularySize) {
     if (options.blocks < 1 || options.hiddenSize < 0) {
-      throw ConfigError(Message(
-          {"TransformerDecoder: ", options.blocks, " blocks with ", options.hiddenSize, " hidden features"}));
+      Throw<ConfigError>(
+          {"TransformerDecoder: ", options.blocks, " blocks with ", options.hiddenSize, " hidden features"});
     }
     const Index width = options.width;
     const bool draws = options.initialization == Initialization::random;
@@ -139,8 +139,7 @@ class TransformerDecoder final : public Composite<T> {
       const Index count = this->Child(name)->AsTable()->Count();
       const Index given = detail::TableOf("TransformerDecoder", layer).AsTable()->Count();
       if (given != count) {
-        throw ShapeError(
-            Message({"TransformerDecoder: '", name, "' has ", count, " rows, its replacement ", given}));
+        Throw<ShapeError>({"TransformerDecoder: '", name, "' has ", count, " rows, its replacement ", given});
       }
     }
     Composite<T>::ReplaceChild(name, std::move(layer));

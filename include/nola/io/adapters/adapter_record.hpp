@@ -153,8 +153,8 @@ AdapterRecord DescribeAdapter(const PlacedAdapter<T>& placed, const WeightFinger
   const ILoRAAdapter<T>& adapter = *placed.adapter;
   const std::optional<AdapterDescription> description = adapter.Description();
   if (!description) {
-    throw UnsupportedError(Message({"'", placed.path, "' is a ", placed.layer->LayerType(),
-                                    ": files hold NOLAAdapter and LoRAAdapter"}));
+    Throw<UnsupportedError>(
+        {"'", placed.path, "' is a ", placed.layer->LayerType(), ": files hold NOLAAdapter and LoRAAdapter"});
   }
   if (adapter.BaseLayer()->AsAdapter() != nullptr) {
     throw UnsupportedError("the base of '" + placed.path + "' is an adapter itself: merge it first");

@@ -39,7 +39,7 @@ inline std::string_view CoefficientFormatName(CoefficientFormat format) {
     case CoefficientFormat::int4:
       return "int4";
   }
-  throw ConfigError(Message({"CoefficientFormat: ", static_cast<int>(format), " is not a format"}));
+  Throw<ConfigError>({"CoefficientFormat: ", static_cast<int>(format), " is not a format"});
 }
 
 namespace detail {
@@ -91,8 +91,8 @@ EncodedTensor<T> EncodeTensor(const std::string& name, std::vector<Index> shape,
   DecodeNumbers<T>(type, bytes, encoded.stored);
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     if (std::isfinite(encoded.stored[i])) continue;
-    throw ConfigError(
-        Message({"'", name, "' holds ", numbers[i], ", which ", NumberTypeName(type), " cannot store"}));
+    Throw<ConfigError>(
+        {"'", name, "' holds ", numbers[i], ", which ", NumberTypeName(type), " cannot store"});
   }
   encoded.entry = BytesEntry(name, type, std::move(shape), std::move(bytes));
   return encoded;

@@ -21,7 +21,7 @@ namespace nola::detail {
                                         std::string_view reason) {
   std::string text = path.string();
   for (char& c : text) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? '?' : c;
-  throw FileError(Message({"cannot ", action, " '", text, "': ", reason}));
+  Throw<FileError>({"cannot ", action, " '", text, "': ", reason});
 }
 
 [[noreturn]] inline void ThrowFileError(const char* action, const std::filesystem::path& path, int error) {

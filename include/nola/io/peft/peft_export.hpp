@@ -138,7 +138,7 @@ void ExportPEFT(const ILayer<T>& network, const std::filesystem::path& directory
                 const PEFTExportOptions& options = {}) {
   if (options.type != NumberType::f32 && options.type != NumberType::f16 &&
       options.type != NumberType::bf16) {
-    throw ConfigError(Message({"ExportPEFT: ", NumberTypeName(options.type), ", expected F32, F16 or BF16"}));
+    Throw<ConfigError>({"ExportPEFT: ", NumberTypeName(options.type), ", expected F32, F16 or BF16"});
   }
   const detail::PEFTExport<T> content(network, options);
   const std::string text = content.ConfigText();

@@ -75,9 +75,8 @@ std::vector<PEFTModule<T>> ModulesOfAdapters(
     PEFTModule<T>& module = modules[place->second];
     const auto part = std::find_if(module.parts.begin(), module.parts.end(), isOfIt);
     if (part == module.parts.end()) {
-      throw ConfigError(
-          Message({"ExportPEFT: '", module.parts.front().path, "' and '", placed.path,
-                   "' have one module name, '", name, "', and are no parts of a fused module"}));
+      Throw<ConfigError>({"ExportPEFT: '", module.parts.front().path, "' and '", placed.path,
+                          "' have one module name, '", name, "', and are no parts of a fused module"});
     }
     module.adapters[static_cast<std::size_t>(part - module.parts.begin())] = placed.adapter;
   }

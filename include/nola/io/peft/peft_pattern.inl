@@ -31,7 +31,7 @@ class PEFTPatternReader {
   std::size_t Size() const { return size_; }
 
   [[noreturn]] void Fail(std::string_view reason) const {
-    throw FileError(Message({"the key ", Quoted(key_), " ", reason}));
+    Throw<FileError>({"the key ", Quoted(key_), " ", reason});
   }
 
  private:
@@ -289,14 +289,14 @@ NOLA_DEFINITION bool PEFTPattern::Matches(std::string_view name, std::int64_t& s
   PEFTPatternPlace::Spend(steps);
   if (!regex_) return MatchesPlain(name);
   if (name.size() > kMost) {
-    throw FileError(Message({"a module's name has ", name.size(), " characters; with the key ", Quoted(key_),
-                             ", a regular expression, at most ", kMost, " are supported"}));
+    Throw<FileError>({"a module's name has ", name.size(), " characters; with the key ", Quoted(key_),
+                      ", a regular expression, at most ", kMost, " are supported"});
   }
   try {
     return std::regex_match(PEFTPatternPlace(name.data(), steps),
                             PEFTPatternPlace(name.data() + name.size(), steps), regex_->regex);
   } catch (const std::regex_error& error) {
-    throw FileError(Message({"the key ", Quoted(key_), " cannot be matched: ", error.what()}));
+    Throw<FileError>({"the key ", Quoted(key_), " cannot be matched: ", error.what()});
   }
 }
 

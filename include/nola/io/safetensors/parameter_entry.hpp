@@ -23,8 +23,7 @@ SafetensorsEntry ParameterEntry(std::string name, Eigen::Map<const Tensor<T>> va
                                 NumberType type = NumberTypeOf<T>()) {
   const std::span<const T> numbers(value.data(), static_cast<std::size_t>(value.size()));
   if (!EncodesToFinite<T>(type, numbers)) {
-    throw ConfigError(
-        Message({"'", name, "' holds NaN, infinity or numbers too large for ", NumberTypeName(type)}));
+    Throw<ConfigError>({"'", name, "' holds NaN, infinity or numbers too large for ", NumberTypeName(type)});
   }
   return NumbersEntry<T>(std::move(name), FileShape(value.rows(), value.cols()), numbers, type);
 }

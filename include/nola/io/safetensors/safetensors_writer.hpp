@@ -129,8 +129,8 @@ inline void WriteSafetensorsTo(const ByteSink& sink, const std::vector<Safetenso
   });
   const std::string header = SafetensorsHeader(sorted, metadata);
   if (header.size() > SafetensorsFile::kMaxHeaderSize) {
-    throw ConfigError(Message({"WriteSafetensors: the header takes ", header.size(), " bytes, at most ",
-                               SafetensorsFile::kMaxHeaderSize}));
+    Throw<ConfigError>({"WriteSafetensors: the header takes ", header.size(), " bytes, at most ",
+                        SafetensorsFile::kMaxHeaderSize});
   }
   std::array<std::byte, 8> length;
   const std::uint64_t headerSize = header.size();
@@ -144,8 +144,8 @@ inline void WriteSafetensorsTo(const ByteSink& sink, const std::vector<Safetenso
       sink(bytes);
     });
     if (size != EntrySize(*entry)) {
-      throw ShapeError(Message({"WriteSafetensors: ", Quoted(entry->name), " has ", size,
-                                " bytes, its shape takes ", EntrySize(*entry)}));
+      Throw<ShapeError>({"WriteSafetensors: ", Quoted(entry->name), " has ", size, " bytes, its shape takes ",
+                         EntrySize(*entry)});
     }
   }
 }

@@ -79,7 +79,7 @@ class JsonReader {
   }
   bool Open(JsonValue::Kind kind) {
     if (static_cast<int>(open_.size()) >= depth_) {
-      throw FileError(Message({"JSON is nested deeper than ", depth_}));
+      Throw<FileError>({"JSON is nested deeper than ", depth_});
     }
     open_.push_back(Add(kind));
     keys_.emplace_back();

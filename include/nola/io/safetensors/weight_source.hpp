@@ -54,8 +54,7 @@ class WeightSource {
     for (const char* name : {kFileName, kIndexName}) {
       if (std::filesystem::exists(path / name, ignored)) return path / name;
     }
-    throw FileError(
-        Message({"the directory '", path.string(), "' holds neither ", kFileName, " nor ", kIndexName}));
+    Throw<FileError>({"the directory '", path.string(), "' holds neither ", kFileName, " nor ", kIndexName});
   }
 
   [[noreturn]] void Fail(const std::string& reason) const { throw FileError("'" + Name() + "': " + reason); }

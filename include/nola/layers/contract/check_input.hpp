@@ -24,8 +24,8 @@ void CheckOverlap(const TensorRef<T>& input, const Tensor<T>& output, const Name
 template <std::floating_point T, class Name>
 void CheckInput(const TensorRef<T>& input, const Tensor<T>& output, Index inputSize, const Name& name) {
   if (input.cols() != inputSize) {
-    throw ShapeError(Message(
-        {name(), ": input is [", input.rows(), " x ", input.cols(), "], expected ", inputSize, " columns"}));
+    Throw<ShapeError>(
+        {name(), ": input is [", input.rows(), " x ", input.cols(), "], expected ", inputSize, " columns"});
   }
   CheckOverlap<T>(input, output, name);
 }

@@ -55,8 +55,8 @@ void CheckIndices(const char* type, const TensorRef<T>& indices, Index count) {
   for (Index row = 0; row < indices.rows(); ++row) {
     const T index = indices(row, 0);
     if (!(index >= T(0) && index < static_cast<T>(count)) || index != std::floor(index)) {
-      throw ShapeError(
-          Message({type, ": index ", index, " in row ", row, ", expected a whole number in 0..", count - 1}));
+      Throw<ShapeError>(
+          {type, ": index ", index, " in row ", row, ", expected a whole number in 0..", count - 1});
     }
   }
 }

@@ -117,9 +117,8 @@ class ILayer : public IDiagnosticsProvider, public IWeightLoadable<T>, public IJ
       throw StateError(LayerType() + ": Backward needs a Forward in training mode before it");
     }
     if (outputGradient.rows() != forwardRows_ || outputGradient.cols() != OutputSize()) {
-      throw ShapeError(
-          Message({LayerType(), ": output gradient is [", outputGradient.rows(), " x ", outputGradient.cols(),
-                   "], expected [", forwardRows_, " x ", OutputSize(), "]"}));
+      Throw<ShapeError>({LayerType(), ": output gradient is [", outputGradient.rows(), " x ",
+                         outputGradient.cols(), "], expected [", forwardRows_, " x ", OutputSize(), "]"});
     }
     detail::CheckOverlap<T>(outputGradient, inputGradient, [this] { return LayerType(); });
     const detail::WorkspaceScope<T> scope(workspaces_);

@@ -152,7 +152,7 @@ class LayerBase : public virtual ILayer<T> {
       const T* const numbers = detail::RowOf(values, row);
       if (std::all_of(numbers, numbers + values.cols(), [](T value) { return std::isfinite(value); }))
         continue;
-      throw ConfigError(Message({this->LayerType(), ": ", what, " contains NaN or infinity"}));
+      Throw<ConfigError>({this->LayerType(), ": ", what, " contains NaN or infinity"});
     }
   }
 

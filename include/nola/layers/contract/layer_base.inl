@@ -46,15 +46,15 @@ std::vector<ConstParameter<T>> LayerBase<T>::Parameters() const {
 template <std::floating_point T>
 void LayerBase<T>::CheckName(const std::string& name) const {
   if (name.empty() || name.find('.') != std::string::npos) {
-    throw ConfigError(Message({this->LayerType(), ": '", name, "' is not a name: empty or with a dot"}));
+    Throw<ConfigError>({this->LayerType(), ": '", name, "' is not a name: empty or with a dot"});
   }
   for (const NamedLayer<T>& child : children_) {
     if (child.name != name) continue;
-    throw ConfigError(Message({this->LayerType(), ": two children named '", name, "'"}));
+    Throw<ConfigError>({this->LayerType(), ": two children named '", name, "'"});
   }
   for (const NamedSlot<T>& listed : listed_) {
     if (listed.name != name) continue;
-    throw ConfigError(Message({this->LayerType(), ": '", name, "' is the name of a parameter"}));
+    Throw<ConfigError>({this->LayerType(), ": '", name, "' is the name of a parameter"});
   }
 }
 
@@ -76,7 +76,7 @@ void LayerBase<T>::AddParameter(std::string name, Tensor<T> value) {
 
 template <std::floating_point T>
 void LayerBase<T>::AddStoredWeight(StoredWeight weight) {
-  if (!weight.weight) throw ConfigError(Message({this->LayerType(), ": '", weight.name, "' is null"}));
+  if (!weight.weight) Throw<ConfigError>({this->LayerType(), ": '", weight.name, "' is null"});
   CheckStored(weight);
   stored_.push_back(std::move(weight));
 }
@@ -85,26 +85,25 @@ template <std::floating_point T>
 void LayerBase<T>::SetStoredWeight(StoredWeight weight) {
   for (StoredWeight& own : stored_) {
     if (own.name != weight.name) continue;
-    if (!weight.weight) throw ConfigError(Message({this->LayerType(), ": '", weight.name, "' is null"}));
+    if (!weight.weight) Throw<ConfigError>({this->LayerType(), ": '", weight.name, "' is null"});
     if (weight.Rows() != own.Rows() || weight.Columns() != own.Columns()) {
-      throw ShapeError(Message({this->LayerType(), ": '", own.name, "' is [", own.Rows(), " x ",
-                                own.Columns(), "], given [", weight.Rows(), " x ", weight.Columns(), "]"}));
+      Throw<ShapeError>({this->LayerType(), ": '", own.name, "' is [", own.Rows(), " x ", own.Columns(),
+                         "], given [", weight.Rows(), " x ", weight.Columns(), "]"});
     }
     CheckStored(weight);
     own = std::move(weight);
     return;
   }
-  throw ConfigError(Message({this->LayerType(), ": no stored weight is named '", weight.name, "'"}));
+  Throw<ConfigError>({this->LayerType(), ": no stored weight is named '", weight.name, "'"});
 }
 
 template <std::floating_point T>
 void LayerBase<T>::AdoptParameter(const std::string& name, std::shared_ptr<ParameterSlot<T>> slot) {
   CheckName(name);
-  if (!slot) throw ConfigError(Message({this->LayerType(), ": parameter '", name, "' is null"}));
+  if (!slot) Throw<ConfigError>({this->LayerType(), ": parameter '", name, "' is null"});
   for (const NamedSlot<T>& listed : detail::ListSlots<T>(*this)) {
     if (listed.slot == slot) {
-      throw ConfigError(
-          Message({this->LayerType(), ": '", name, "' is listed already, as '", listed.name, "'"}));
+      Throw<ConfigError>({this->LayerType(), ": '", name, "' is listed already, as '", listed.name, "'"});
     }
   }
   listed_.push_back({name, std::move(slot)});
@@ -152,8 +151,8 @@ Vector<T> LayerBase<T>::GetParameters() const {
 template <std::floating_point T>
 void LayerBase<T>::SetParameters(const Vector<T>& parameters) {
   if (parameters.size() != ParameterCount()) {
-    throw ShapeError(
-        Message({this->LayerType(), ": ", parameters.size(), " parameters, expected ", ParameterCount()}));
+    Throw<ShapeError>(
+        {this->LayerType(), ": ", parameters.size(), " parameters, expected ", ParameterCount()});
   }
   CheckFinite("parameters", Eigen::Map<const Tensor<T>>(parameters.data(), 1, parameters.size()));
   const T* next = parameters.data();
@@ -198,7 +197,7 @@ bool LayerBase<T>::HasFiniteGradients() const {
 template <std::floating_point T>
 void LayerBase<T>::UpdateParameters(T learningRate) {
   if (!std::isfinite(learningRate)) {
-    throw ConfigError(Message({this->LayerType(), ": learning rate ", learningRate, " is not finite"}));
+    Throw<ConfigError>({this->LayerType(), ": learning rate ", learningRate, " is not finite"});
   }
   if (!HasFiniteGradients()) throw StateError(this->LayerType() + ": a gradient contains NaN or infinity");
   detail::VisitSlots<T>(*this, [&](ParameterSlot<T>& slot) {
@@ -259,15 +258,15 @@ void LayerBase<T>::ReplaceChild(const std::string& name, std::shared_ptr<ILayer<
     if (layer == child.layer) return;
     detail::CheckNewChild<T>(*this, name, layer, child.isFrozen);
     if (layer->InputSize() != child.layer->InputSize() || layer->OutputSize() != child.layer->OutputSize()) {
-      throw ShapeError(Message({this->LayerType(), ": '", name, "' maps ", child.layer->InputSize(), " to ",
-                                child.layer->OutputSize(), ", its replacement ", layer->InputSize(), " to ",
-                                layer->OutputSize()}));
+      Throw<ShapeError>({this->LayerType(), ": '", name, "' maps ", child.layer->InputSize(), " to ",
+                         child.layer->OutputSize(), ", its replacement ", layer->InputSize(), " to ",
+                         layer->OutputSize()});
     }
     child.layer = std::move(layer);
     this->ResetState();
     return;
   }
-  throw ConfigError(Message({this->LayerType(), ": no child is named '", name, "'"}));
+  Throw<ConfigError>({this->LayerType(), ": no child is named '", name, "'"});
 }
 
 template <std::floating_point T>

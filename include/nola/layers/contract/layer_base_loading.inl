@@ -31,8 +31,8 @@ void LayerBase<T>::CheckFits(const NamedSlot<T>& parameter, const TensorRef<T>& 
   const Tensor<T>& target = parameter.slot->value;
   const bool asColumn = target.rows() == 1 && value.cols() == 1 && value.rows() == target.cols();
   if (asColumn || (value.rows() == target.rows() && value.cols() == target.cols())) return;
-  throw ShapeError(Message({this->LayerType(), ": '", parameter.name, "' is [", target.rows(), " x ",
-                            target.cols(), "], given [", value.rows(), " x ", value.cols(), "]"}));
+  Throw<ShapeError>({this->LayerType(), ": '", parameter.name, "' is [", target.rows(), " x ", target.cols(),
+                     "], given [", value.rows(), " x ", value.cols(), "]"});
 }
 
 template <std::floating_point T>
@@ -81,10 +81,10 @@ WeightLoadResult LayerBase<T>::LoadWeights(const std::map<std::string, Tensor<T>
     return list.empty() ? "" : Message({" ('", list.front(), list.size() > 1 ? "', ...)" : "')"});
   };
   if (strict && !(result.missing.empty() && result.unexpected.empty() && result.errors.empty())) {
-    throw ConfigError(Message({this->LayerType(), ": strict loading with ", result.missing.size(), " missing",
-                               firstOf(result.missing), ", ", result.unexpected.size(), " unexpected",
-                               firstOf(result.unexpected), ", ", result.errors.size(), " duplicate",
-                               firstOf(plan.validation.duplicate)}));
+    Throw<ConfigError>({this->LayerType(), ": strict loading with ", result.missing.size(), " missing",
+                        firstOf(result.missing), ", ", result.unexpected.size(), " unexpected",
+                        firstOf(result.unexpected), ", ", result.errors.size(), " duplicate",
+                        firstOf(plan.validation.duplicate)});
   }
   const auto weightOf = [&](std::size_t i) -> const Tensor<T>& {
     return weights.find(names[*plan.weightOf[i]])->second;

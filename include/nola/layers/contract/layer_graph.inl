@@ -67,9 +67,9 @@ Graph<T> IJitCompilable<T>::ExportComputationGraph(const GraphOptions& options) 
   if (!graph.Undescribed().empty()) {
     std::string places;
     for (const std::string& place : graph.Undescribed()) places += (places.empty() ? "" : ", ") + place;
-    throw UnsupportedError(
-        Message({network.LayerType(), ": no graph, since these layers do not say what they compute: ", places,
-                 "; a layer says it in Describe"}));
+    Throw<UnsupportedError>({network.LayerType(),
+                             ": no graph, since these layers do not say what they compute: ", places,
+                             "; a layer says it in Describe"});
   }
   return std::move(graph).Finish(output);
 }

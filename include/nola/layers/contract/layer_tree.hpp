@@ -118,9 +118,9 @@ class LayerPlaces {
     const auto place = [](const std::string& at) {
       return at.empty() ? "the network itself" : "'" + at + "'";
     };
-    throw ConfigError(Message(
+    Throw<ConfigError>(
         {"one ", layer.LayerType(), " object is both ", place(other), " and ", place(path),
-         ": its second pass would overwrite what the first keeps; each place needs a layer of its own"}));
+         ": its second pass would overwrite what the first keeps; each place needs a layer of its own"});
   }
   const std::string& PathOf(const ILayer<T>& layer) const { return paths_[numbers_.Of(&layer)]; }
 
@@ -135,7 +135,7 @@ class LayerPlaces {
 template <std::floating_point T>
 void CheckNewChild(const ILayer<T>& parent, const std::string& name, const std::shared_ptr<ILayer<T>>& layer,
                    bool isFrozen = false) {
-  if (!layer) throw ConfigError(Message({parent.LayerType(), ": layer '", name, "' is null"}));
+  if (!layer) Throw<ConfigError>({parent.LayerType(), ": layer '", name, "' is null"});
   LayerPlaces<T> added;
   added.Add(name, *layer, isFrozen && layer->AsLinear() != nullptr);
   std::string path;
@@ -190,8 +190,8 @@ void CheckTree(const ILayer<T>& network) {
   for (const NamedSlot<T>& listed : list) {
     const auto [number, isNew] = numbers.Add(listed.slot.get());
     if (isNew) continue;
-    throw ConfigError(Message({"one parameter is listed twice, as '", list[number].name, "' and as '",
-                               listed.name, "': an optimizer would step it twice"}));
+    Throw<ConfigError>({"one parameter is listed twice, as '", list[number].name, "' and as '", listed.name,
+                        "': an optimizer would step it twice"});
   }
 }
 

@@ -36,7 +36,7 @@ class SequenceCache {
   /// @throws ShapeError if outside 0..Capacity().
   void SetLength(Index length) {
     if (length < 0 || length > capacity_) {
-      throw ShapeError(Message({"SequenceCache: length ", length, ", expected 0 to ", capacity_}));
+      Throw<ShapeError>({"SequenceCache: length ", length, ", expected 0 to ", capacity_});
     }
     length_ = length;
   }
@@ -45,7 +45,7 @@ class SequenceCache {
   /// @throws ConfigError if the capacity is below 1.
   explicit SequenceCache(Index capacity) : capacity_(capacity) {
     if (capacity < 1) {
-      throw ConfigError(Message({"SequenceCache: capacity ", capacity, " tokens, expected at least 1"}));
+      Throw<ConfigError>({"SequenceCache: capacity ", capacity, " tokens, expected at least 1"});
     }
   }
   SequenceCache(const SequenceCache&) = default;
@@ -73,7 +73,7 @@ struct RowPlan {
   /// @throws ShapeError if the rows are no whole number of them.
   static RowPlan OfLength(Index length, Index rows) {
     if (length < 1 || rows < 0 || rows % length != 0) {
-      throw ShapeError(Message({"RowPlan: ", rows, " rows are no whole number of sequences of ", length}));
+      Throw<ShapeError>({"RowPlan: ", rows, " rows are no whole number of sequences of ", length});
     }
     return {std::vector<SequenceRows>(static_cast<std::size_t>(rows / length), SequenceRows{length})};
   }
@@ -84,7 +84,7 @@ struct RowPlan {
     RowPlan plan;
     plan.sequences.reserve(lengths.size());
     for (const Index length : lengths) {
-      if (length < 0) throw ShapeError(Message({"RowPlan: a sequence of ", length, " rows"}));
+      if (length < 0) Throw<ShapeError>({"RowPlan: a sequence of ", length, " rows"});
       plan.sequences.push_back({length});
     }
     return plan;
