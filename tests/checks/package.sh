@@ -92,7 +92,9 @@ EOF
   done
 done
 
-test -s "$work/prefix/include/nola/random/specification.md" || { echo "FAILED: no specification installed"; exit 1; }
+for page in specification frame_specification; do
+  test -s "$work/prefix/include/nola/random/$page.md" || { echo "FAILED: no $page installed"; exit 1; }
+done
 if [ -e "$work/prefix/share/cmake/nola/nolaCompiledTargets.cmake" ]; then
   accept compiled "${found[@]}" "-DNOLA_COMPONENTS=io;compiled"
   [ ! -e "$work/prefix/share/cmake/nola/nolaCompiledOnnxTargets.cmake" ] ||
