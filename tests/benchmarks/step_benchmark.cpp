@@ -1,6 +1,7 @@
 // A training step (forward, backward, update) of NOLA, LoRA and full fine-tuning against the two bare
 // products of a frozen layer, and how it grows with batch, width, rank and number of bases.
 #include <Eigen/Core>
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -52,12 +53,25 @@ class Step {
   Tensor<float> input_, gradient_, output_, inputGradient_;
 };
 
+nola::NOLAOptions Options(const Shape& shape, BasisDistribution distribution) {
+  return {
+      .rank = shape.rank, .numBasisA = shape.bases, .numBasisB = shape.bases, .distribution = distribution};
+}
+
 Layer Nola(const std::shared_ptr<nola::DenseLayer<float>>& base, const Shape& shape,
            BasisDistribution distribution) {
-  return std::make_shared<nola::NOLAAdapter<float>>(base, nola::NOLAOptions{.rank = shape.rank,
-                                                                            .numBasisA = shape.bases,
-                                                                            .numBasisB = shape.bases,
-                                                                            .distribution = distribution});
+  return std::make_shared<nola::NOLAAdapter<float>>(base, Options(shape, distribution));
+}
+
+/// With bases in the first 128 directions of the weight. @param seconds  that taking them took.
+Layer InFrame(const std::shared_ptr<nola::DenseLayer<float>>& base, const Shape& shape, double& seconds) {
+  nola::NOLAOptions options = Options(shape, BasisDistribution::hadamard);
+  options.frame = nola::BasisFrame::weight;
+  options.frameRank = std::min<Index>(128, shape.width);
+  const double start = benchmarks::Now();
+  Layer layer = std::make_shared<nola::NOLAAdapter<float>>(base, options);
+  seconds = benchmarks::Now() - start;
+  return layer;
 }
 
 std::string Name(const Shape& shape) {
@@ -67,7 +81,7 @@ std::string Name(const Shape& shape) {
 
 struct Bars {
   Shape shape;
-  double hadamard, signs, lora;
+  double hadamard, signs, lora, frame;
 };
 
 void Compare(const Bars& bars, double seconds, Report& report) {
@@ -88,10 +102,15 @@ void Compare(const Bars& bars, double seconds, Report& report) {
   for (const BasisDistribution distribution : kDistributions) {
     add(std::string(DistributionName(distribution)), Nola(base, shape, distribution));
   }
+  double taking = 0;
+  add("hadamard in a frame", InFrame(base, shape, taking));
   race.Run(seconds);
   const std::string group = "step, " + Name(shape);
   report.AddCases(group, race);
   report.AddBar(group, "hadamard / lora", race.Ratio("hadamard", "lora"), true, bars.hadamard);
+  report.AddBar(group, "hadamard in a frame / hadamard", race.Ratio("hadamard in a frame", "hadamard"), true,
+                bars.frame);
+  report.Add(group, "taking the frame", {{"seconds", taking}});
   report.AddBar(group, "rademacher / lora", race.Ratio("rademacher", "lora"), true, bars.signs);
   report.AddBar(group, "lora / bare", race.Ratio("lora", "bare"), true, bars.lora);
   report.Add(group, "lora / bare, Eigen", {{"value", race.Ratio("lora", "bare, Eigen")}});
@@ -149,12 +168,12 @@ int main(int argumentCount, char** argumentValues) {
     }
     Report report;
     if (arguments.Quick()) {
-      Compare({{4, 64, 4, 40}, 100, 100, 100}, 0, report);
+      Compare({{4, 64, 4, 40}, 100, 100, 100, 100}, 0, report);
       Grow("batch", {{8, 64, 4, 40}}, 0, report);
     } else {
-      Compare({{256, 4096, 8, 1000}, 1.01, 1.05, 1.06}, 40, report);
-      Compare({{8, 4096, 8, 1000}, 1.02, 1.7, 1.10}, 20, report);
-      Compare({{512, 768, 8, 1000}, 1.02, 1.3, 1.10}, 20, report);
+      Compare({{256, 4096, 8, 1000}, 1.01, 1.05, 1.06, 1.02}, 40, report);
+      Compare({{8, 4096, 8, 1000}, 1.02, 1.7, 1.10, 1.1}, 20, report);
+      Compare({{512, 768, 8, 1000}, 1.02, 1.3, 1.10, 1.1}, 20, report);
       Grow("batch", {{1, 2048, 8, 1000}, {8, 2048, 8, 1000}, {64, 2048, 8, 1000}, {512, 2048, 8, 1000}}, 2,
            report);
       Grow("width", {{64, 256, 8, 1000}, {64, 1024, 8, 1000}, {64, 4096, 8, 1000}}, 2, report);
