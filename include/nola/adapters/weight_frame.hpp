@@ -93,7 +93,7 @@ class LiveFrames {
     std::erase_if(frames_, [](const auto& entry) { return entry.second.expired(); });
     std::weak_ptr<const WeightFrame<T>>& kept =
         frames_[{frame->weight, {frame->left.rows(), frame->right.rows(), frame->Rank()}}];
-    if (const Frame present = kept.lock()) return present;
+    if (Frame present = kept.lock()) return present;
     kept = frame;
     return frame;
   }
@@ -134,9 +134,11 @@ std::shared_ptr<const WeightFrame<T>> FrameOf(const ILayer<T>& layer, Index rank
 class FrameSetting {
  public:
   FrameSetting() = default;
+  // NOLINTBEGIN(google-explicit-constructor): the setting is written as the frame that it is
   FrameSetting(BasisFrame frame)
       : frame_(frame), takers_{&FrameOf<float>, &FrameOf<double>, &FrameOf<long double>} {}
   operator BasisFrame() const { return frame_; }
+  // NOLINTEND(google-explicit-constructor)
 
   /// FrameOf. @pre frame is not none.
   template <std::floating_point T>

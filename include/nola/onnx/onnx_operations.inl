@@ -251,9 +251,9 @@ NOLA_ONNX_DEFINITION void OnnxLowering::LowerExpansion(ValueId id, const OnnxExp
     return Initializer(std::move(numbers));
   };
   // The last node of them has the factor's name.
-  const auto step = [&](const char* operation, std::vector<std::string> operands, bool isLast) {
-    if (!isLast) return Step(operation, std::move(operands));
-    Node(operation, std::move(operands), Name(id));
+  const auto step = [&](const char* operation, const std::vector<std::string>& operands, bool isLast) {
+    if (!isLast) return Step(operation, operands);
+    Node(operation, operands, Name(id));
     return Name(id);
   };
   const bool hasOffset = expansion.offset.type != NumberType::unknown;
