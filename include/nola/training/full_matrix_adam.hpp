@@ -117,10 +117,7 @@ FullMatrixAdam<T>::FullMatrixAdam(ILayer<T>& network, const FullMatrixAdamOption
       options_(options),
       blockOf_(this->Count()),
       firstOf_(this->Count()) {
-  this->CheckShare("FullMatrixAdam", "beta1", options.beta1);
-  this->CheckShare("FullMatrixAdam", "beta2", options.beta2);
-  this->CheckNotNegative("FullMatrixAdam", "epsilon", options.epsilon);
-  this->CheckNotNegative("FullMatrixAdam", "weightDecay", options.weightDecay);
+  this->CheckAdam("FullMatrixAdam", options);
   for (std::size_t i = 0; i < this->Count(); ++i) {
     const std::string& name = this->At(i).name;
     const std::size_t dot = name.rfind('.');
@@ -152,12 +149,7 @@ FullMatrixAdam<T>::FullMatrixAdam(ILayer<T>& network, const FullMatrixAdamOption
 
 template <std::floating_point T>
 RunSettings FullMatrixAdam<T>::Identity() const {
-  RunSettings settings;
-  AddSetting(settings, "kind", "FullMatrixAdam");
-  AddSetting(settings, "beta1", ExactText(options_.beta1));
-  AddSetting(settings, "beta2", ExactText(options_.beta2));
-  AddSetting(settings, "epsilon", ExactText(options_.epsilon));
-  AddSetting(settings, "weight_decay", ExactText(options_.weightDecay));
+  RunSettings settings = this->AdamSettings("FullMatrixAdam", options_);
   AddSetting(settings, "scope", options_.scope == FullMatrixScope::network ? "network" : "layer");
   detail::AddGroups(settings, options_.groups);
   return settings;

@@ -99,20 +99,12 @@ template <std::floating_point T>
 AdamW<T>::AdamW(ILayer<T>& network, const AdamWOptions& options)
     : Optimizer<T>(network, {"first_moment", "second_moment"}, options.groups, options.weightDecay),
       options_(options) {
-  this->CheckShare("AdamW", "beta1", options.beta1);
-  this->CheckShare("AdamW", "beta2", options.beta2);
-  this->CheckNotNegative("AdamW", "epsilon", options.epsilon);
-  this->CheckNotNegative("AdamW", "weightDecay", options.weightDecay);
+  this->CheckAdam("AdamW", options);
 }
 
 template <std::floating_point T>
 RunSettings AdamW<T>::Identity() const {
-  RunSettings settings;
-  AddSetting(settings, "kind", "AdamW");
-  AddSetting(settings, "beta1", ExactText(options_.beta1));
-  AddSetting(settings, "beta2", ExactText(options_.beta2));
-  AddSetting(settings, "epsilon", ExactText(options_.epsilon));
-  AddSetting(settings, "weight_decay", ExactText(options_.weightDecay));
+  RunSettings settings = this->AdamSettings("AdamW", options_);
   detail::AddGroups(settings, options_.groups);
   return settings;
 }

@@ -100,6 +100,25 @@ class Optimizer {
       Throw<ConfigError>({type, ": ", name, " ", value, ", expected 0 <= ", name, " < 1"});
     }
   }
+  /// What every kind of Adam is told.
+  template <class Options>
+  static void CheckAdam(const char* type, const Options& options) {
+    CheckShare(type, "beta1", options.beta1);
+    CheckShare(type, "beta2", options.beta2);
+    CheckNotNegative(type, "epsilon", options.epsilon);
+    CheckNotNegative(type, "weightDecay", options.weightDecay);
+  }
+  /// The same as settings, but for the groups.
+  template <class Options>
+  static RunSettings AdamSettings(const char* type, const Options& options) {
+    RunSettings settings;
+    AddSetting(settings, "kind", type);
+    AddSetting(settings, "beta1", ExactText(options.beta1));
+    AddSetting(settings, "beta2", ExactText(options.beta2));
+    AddSetting(settings, "epsilon", ExactText(options.epsilon));
+    AddSetting(settings, "weight_decay", ExactText(options.weightDecay));
+    return settings;
+  }
   static void CheckNotNegative(const char* type, const char* name, double value) {
     if (!(value >= 0 && std::isfinite(static_cast<T>(value)))) {
       Throw<ConfigError>({type, ": ", name, " ", value, ", expected 0 or more"});
