@@ -37,6 +37,9 @@ struct OnnxAdapter {
   std::string path;
   const ILayer<T>* layer = nullptr;
   const ILoRAAdapter<T>* adapter = nullptr;
+
+  /// The name that something of the adapter's has in the network.
+  std::string NameOf(const char* own) const { return path.empty() ? own : path + "." + own; }
 };
 
 template <std::floating_point T>
@@ -106,7 +109,7 @@ std::set<std::string> FixedFactors(const std::vector<OnnxAdapter<T>>& adapters) 
   for (const OnnxAdapter<T>& placed : adapters) {
     const std::optional<AdapterDescription> description = placed.adapter->Description();
     if (!description || description->kind != AdapterKind::nola || description->numBasisA > 0) continue;
-    factors.insert((placed.path.empty() ? "" : placed.path + ".") + "factor_a");
+    factors.insert(placed.NameOf("factor_a"));
   }
   return factors;
 }
@@ -126,7 +129,6 @@ std::vector<CoefficientInput<T>> CoefficientInputs(const ILayer<T>& network,
                                DistributionName(description->distribution),
                                " distribution, expected hadamard; OnnxInputs::factors takes any"});
     }
-    const std::string prefix = placed.path.empty() ? "" : placed.path + ".";
     const auto slots = placed.adapter->FactorParameters();
     const auto frame = FrameOfAdapter(*placed.adapter, placed.path);
     for (const Factor which : {Factor::a, Factor::b}) {
@@ -134,10 +136,10 @@ std::vector<CoefficientInput<T>> CoefficientInputs(const ILayer<T>& network,
       const auto& slot = slots[isA ? 0 : 1];
       if (slot->value.size() == 0) continue;
       const auto listed = names.find(slot.get());
-      inputs.push_back({prefix + (isA ? "factor_a" : "factor_b"),
+      inputs.push_back({placed.NameOf(isA ? "factor_a" : "factor_b"),
                         listed != names.end()
                             ? listed->second
-                            : prefix + (isA ? "nola_coefficients_a" : "nola_coefficients_b"),
+                            : placed.NameOf(isA ? "nola_coefficients_a" : "nola_coefficients_b"),
                         slot, *description, frame, which});
     }
   }
