@@ -15,6 +15,19 @@
 
 namespace nola {
 
+namespace detail {
+
+/// Words as lower-case hexadecimal digits, eight each.
+inline std::string HexText(const PhiloxCounter& words) {
+  std::string text;
+  for (const std::uint32_t word : words) {
+    for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[(word >> shift) & 15U];
+  }
+  return text;
+}
+
+}  // namespace detail
+
 /// Hashes a sequence of bytes, given in pieces of any size. One changed word always changes it, and any other
 /// mistake but for a chance of 2^-64 or less; it is no defence against an attacker. Reads several bytes a
 /// cycle and allocates nothing until it is printed.
@@ -86,13 +99,7 @@ class Fingerprint {
   }
 
   /// The words as lower-case hexadecimal digits, 32 or the first `digits` of them.
-  std::string Text(std::size_t digits = 32) const {
-    std::string text;
-    for (const std::uint32_t word : Words()) {
-      for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[(word >> shift) & 15U];
-    }
-    return text.substr(0, digits);
-  }
+  std::string Text(std::size_t digits = 32) const { return detail::HexText(Words()).substr(0, digits); }
 
  private:
   static constexpr std::size_t kBlock = 32;

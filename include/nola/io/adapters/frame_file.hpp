@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <map>
@@ -16,7 +17,6 @@
 #include "nola/adapters/weight_frame.hpp"
 #include "nola/core/compiled.hpp"
 #include "nola/core/version.hpp"
-#include "nola/io/adapters/adapter_record.hpp"
 #include "nola/io/safetensors/safetensors_writer.hpp"
 #include "nola/io/safetensors/sealed_file.hpp"
 
@@ -30,11 +30,7 @@ inline constexpr const char* kFrameSpecification = "1";
 /// "<32 digits of the weight's fingerprint>.<in>x<out>.<p>"
 template <std::floating_point T>
 std::string FrameName(const WeightFrame<T>& frame) {
-  std::string name;
-  for (const std::uint32_t word : frame.weight) {
-    for (int shift = 28; shift >= 0; shift -= 4) name += "0123456789abcdef"[(word >> shift) & 15U];
-  }
-  return name + Message({".", frame.left.rows(), "x", frame.right.rows(), ".", frame.Rank()});
+  return Message({HexText(frame.weight), ".", frame.left.rows(), "x", frame.right.rows(), ".", frame.Rank()});
 }
 
 /// The fingerprint in such a name, nothing for another text.
