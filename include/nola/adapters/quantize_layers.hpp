@@ -71,11 +71,7 @@ std::shared_ptr<ILayer<T>> FreezeLayer(const ILayer<T>& layer, WeightFormat form
   }
   const IEmbeddingTable<T>& table = *layer.AsTable();
   return std::make_shared<FrozenEmbedding<T>>(EncodedWeight::Encode(
-      format, table.Count(), layer.OutputSize(), [&](Index first, Index count, float* rows) {
-        Tensor<T> band(count, layer.OutputSize());
-        table.ReadRows(first, band);
-        Eigen::Map<Tensor<float>>(rows, count, band.cols()) = band.template cast<float>();
-      }));
+      format, table.Count(), layer.OutputSize(), FloatRowReader<T>(table, layer.OutputSize())));
 }
 
 }  // namespace detail

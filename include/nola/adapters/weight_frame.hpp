@@ -115,18 +115,9 @@ std::shared_ptr<const WeightFrame<T>> FrameOf(const ILayer<T>& layer, Index rank
   const PhiloxCounter weight = detail::WeightFingerprint(layer);
   auto& frames = detail::LiveFrames<T>::Instance();
   if (auto frame = frames.Find(weight, layer.InputSize(), layer.OutputSize(), rank)) return frame;
-  Tensor<T> band;
-  const detail::FrameReader read = [&](Index first, Index count, float* rows) {
-    if constexpr (std::same_as<T, float>) {
-      layer.AsLinear()->ReadRows(first, Eigen::Map<Tensor<float>>(rows, count, layer.OutputSize()));
-    } else {
-      band.resize(count, layer.OutputSize());
-      layer.AsLinear()->ReadRows(first, band);
-      Eigen::Map<Tensor<float>>(rows, count, layer.OutputSize()) = band.template cast<float>();
-    }
-  };
-  return frames.Keep(
-      detail::MakeFrame<T>(weight, detail::ComputeFrame(layer.InputSize(), layer.OutputSize(), rank, read)));
+  return frames.Keep(detail::MakeFrame<T>(
+      weight, detail::ComputeFrame(layer.InputSize(), layer.OutputSize(), rank,
+                                   detail::FloatRowReader<T>(*layer.AsLinear(), layer.OutputSize()))));
 }
 
 /// A BasisFrame as a setting. Who asks for a frame brings along what takes it, so that a program that asks

@@ -1,19 +1,16 @@
 // The frame of a weight: its first singular directions, the same bits on every machine.
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "nola/core/compiled.hpp"
 #include "nola/core/tensor.hpp"
 #include "nola/kernels/instruction_set.hpp"
+#include "nola/storage/encoded_weight.hpp"
 
 namespace nola::detail {
 
 inline constexpr Index kMostFrameRank = 512;
-
-/// Writes rows first, first + 1, .. of a weight, `count` of them, one after the other.
-using FrameReader = std::function<void(Index first, Index count, float* rows)>;
 
 /// The two sides of a frame: left L [rows x rank] and right R transposed [columns x rank].
 struct FrameSides {
@@ -35,7 +32,7 @@ struct FrameSides {
 /// numbers that are not finite in float.
 /// @see frame specification v1; Halko, Martinsson, Tropp: Finding structure with randomness (SIAM Review
 /// 2011), algorithm 4.4.
-FrameSides ComputeFrame(Index rows, Index columns, Index rank, const FrameReader& read,
+FrameSides ComputeFrame(Index rows, Index columns, Index rank, const EncodedWeight::RowReader& read,
                         InstructionSet set = DefaultInstructionSet());
 
 /// Of all numbers of both sides, 16 hexadecimal digits.

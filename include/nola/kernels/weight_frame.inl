@@ -29,7 +29,8 @@ inline float RoundToFloat(double number) {
 /// The steps of the frame specification.
 class FrameComputation {
  public:
-  FrameComputation(Index rows, Index columns, Index rank, const FrameReader& read, InstructionSet set)
+  FrameComputation(Index rows, Index columns, Index rank, const EncodedWeight::RowReader& read,
+                   InstructionSet set)
       : rows_(rows),
         columns_(columns),
         rank_(rank),
@@ -104,9 +105,11 @@ class FrameComputation {
     return z;
   }
 
-  static void Round(const Tensor<double>& sums, Index rows, float* to, Index stride, float sign = 1.0F) {
+  /// Rounds the first columns of the first rows.
+  static void Round(const Tensor<double>& sums, Index rows, Index columns, float* to, Index stride,
+                    float sign = 1.0F) {
     for (Index row = 0; row < rows; ++row) {
-      for (Index j = 0; j < sums.cols(); ++j) to[row * stride + j] = sign * RoundToFloat(sums(row, j));
+      for (Index j = 0; j < columns; ++j) to[row * stride + j] = sign * RoundToFloat(sums(row, j));
     }
   }
 
@@ -115,7 +118,7 @@ class FrameComputation {
     VisitBands([&](Index first, Index some) {
       Zero(sums_, ExactRows(some), width_);
       product_.Add({band_.data(), columns_, false}, some, columns_, z.data(), width_, width_, sums_);
-      Round(sums_, some, y.data() + first * width_, width_);
+      Round(sums_, some, width_, y.data() + first * width_, width_);
     });
   }
 
@@ -126,13 +129,14 @@ class FrameComputation {
       product_.Add({band_.data(), columns_, true}, columns_, some, y.data() + first * width_, width_, width_,
                    sums_);
     });
-    Round(sums_, columns_, z.data(), width_);
+    Round(sums_, columns_, width_, z.data(), width_);
   }
 
   /// Makes the columns of y orthonormal, from the first on; one that hardly differs from a combination of
   /// those before it becomes zero.
   void Orthonormalise(Tensor<float>& y) {
-    Tensor<double> block(ExactRows(rows_), kFrameBlock);
+    Tensor<double> block;
+    Zero(block, ExactRows(rows_), kFrameBlock);
     Tensor<float> columns(kFrameBlock, rows_);  // of the block, each in one piece
     for (Index first = 0; first < width_; first += kFrameBlock) {
       double squares[kFrameBlock];
@@ -163,13 +167,12 @@ class FrameComputation {
     Zero(sums_, ExactRows(first), kFrameBlock);
     product_.Add({y.data(), width_, true}, first, rows_, y.data() + first, width_, kFrameBlock, sums_);
     Tensor<float> negative(first, kFrameBlock);
-    Round(sums_, first, negative.data(), kFrameBlock, -1.0F);
-    std::fill_n(block.data(), block.size(), 0.0);
+    Round(sums_, first, kFrameBlock, negative.data(), kFrameBlock, -1.0F);
     for (Index row = 0; row < rows_; ++row) {
       for (Index j = 0; j < kFrameBlock; ++j) block(row, j) = static_cast<double>(y(row, first + j));
     }
     product_.Add({y.data(), width_, false}, rows_, first, negative.data(), kFrameBlock, kFrameBlock, block);
-    Round(block, rows_, y.data() + first, width_);
+    Round(block, rows_, kFrameBlock, y.data() + first, width_);
   }
 
   static double Dot(const Tensor<float>& columns, Index i, Index j) {
@@ -256,10 +259,7 @@ class FrameComputation {
     product_.Add({directions.data(), width_, false}, rows, directions_, turn.data(), turn.cols(), turn.cols(),
                  sums_);
     turned.resize(rows, rank_);
-    for (Index i = 0; i < rows; ++i) {
-      const double* const from = sums_.data() + i * sums_.cols();
-      for (Index j = 0; j < rank_; ++j) turned.data()[i * rank_ + j] = RoundToFloat(from[j]);
-    }
+    Round(sums_, rows, rank_, turned.data(), rank_);
   }
 
   /// The largest number of each column of L is positive, the first of equals.
@@ -290,15 +290,15 @@ class FrameComputation {
   Index rank_;
   Index directions_;
   Index width_;
-  const FrameReader& read_;
+  const EncodedWeight::RowReader& read_;
   ExactProduct product_;
   float scale_ = 1;
   Tensor<float> band_;
   Tensor<double> sums_;
 };
 
-NOLA_DEFINITION FrameSides ComputeFrame(Index rows, Index columns, Index rank, const FrameReader& read,
-                                        InstructionSet set) {
+NOLA_DEFINITION FrameSides ComputeFrame(Index rows, Index columns, Index rank,
+                                        const EncodedWeight::RowReader& read, InstructionSet set) {
   const Index most = std::min({rows, columns, kMostFrameRank});
   if (rank < 1 || rank > most) {
     Throw<ConfigError>(

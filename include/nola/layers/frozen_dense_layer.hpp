@@ -134,13 +134,8 @@ template <std::floating_point T>
 StoredWeight EncodeLinear(const ILinearLayer<T>& layer, Index inputSize, Index outputSize,
                           WeightFormat format) {
   if (!FactsOf(format).IsQuantized()) {
-    Tensor<T> band;
     return {"weight",
-            EncodedWeight::Encode(format, inputSize, outputSize, [&](Index first, Index count, float* rows) {
-              band.resize(count, outputSize);
-              layer.ReadRows(first, band);
-              Eigen::Map<Tensor<float>>(rows, count, outputSize) = band.template cast<float>();
-            })};
+            EncodedWeight::Encode(format, inputSize, outputSize, FloatRowReader<T>(layer, outputSize))};
   }
   return {"weight",
           EncodedWeight::Encode(

@@ -76,5 +76,21 @@ void VisitRows(const ILinearLayer<T>& layer, Index inputSize, Index outputSize, 
   }
 }
 
+/// Calls of it write rows of a linear layer's weight, or of a table, as floats, one after the other: what is
+/// encoded, and what a frame is taken of.
+template <std::floating_point T, class Layer>
+auto FloatRowReader(const Layer& layer, Index outputSize) {
+  return [&layer, outputSize, band = Tensor<T>()](Index first, Index count, float* rows) mutable {
+    Eigen::Map<Tensor<float>> read(rows, count, outputSize);
+    if constexpr (std::same_as<T, float>) {
+      layer.ReadRows(first, read);
+    } else {
+      band.resize(count, outputSize);
+      layer.ReadRows(first, band);
+      read = band.template cast<float>();
+    }
+  };
+}
+
 }  // namespace detail
 }  // namespace nola
