@@ -2,14 +2,15 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <charconv>
-#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -45,13 +46,12 @@ class ResultTable {
     auto left = earlier_;
     const auto write = [&](const Row& row) {
       file.Stream() << row.first;
+      // The shortest text that reads back as the same number: what is computed from a row that was read, such
+      // as an interval, is what it was.
       for (const double number : row.second) {
-        file.Stream() << ',';
-        if (number == std::trunc(number) && std::abs(number) < 1e15) {
-          file.Stream() << static_cast<long long>(number);  // all its digits
-        } else {
-          file.Stream() << number;
-        }
+        std::array<char, 32> text;
+        const char* const end = std::to_chars(text.data(), text.data() + text.size(), number).ptr;
+        file.Stream() << ',' << std::string_view(text.data(), static_cast<std::size_t>(end - text.data()));
       }
       file.Stream() << '\n';
     };
