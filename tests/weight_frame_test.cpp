@@ -89,8 +89,8 @@ TEST_CASE("a frame's directions are the first of the singular value decompositio
     const Tensor<float> weight = rows > columns ? Falling(rows, columns, 0.8F, 1)
                                                 : Tensor<float>(Falling(columns, rows, 0.8F, 1).transpose());
     const auto sides = golden::FrameOf(weight, p, nola::DefaultInstructionSet());
-    const Eigen::BDCSVD<Eigen::MatrixXd> svd(weight.cast<double>(),
-                                             Eigen::ComputeThinU | Eigen::ComputeThinV);
+    const Eigen::JacobiSVD<Eigen::MatrixXd> svd(weight.cast<double>(),
+                                                Eigen::ComputeThinU | Eigen::ComputeThinV);
     const Eigen::VectorXd values = svd.singularValues().head(p);
     const double scale = std::sqrt(static_cast<double>(p) / values.sum());
     for (Index j = 0; j < p; ++j) {
