@@ -157,6 +157,11 @@ TEMPLATE_TEST_CASE("compiled adapters, merged or as branches, give what they giv
   for (const nola::BasisDistribution distribution : test::kDistributions) {
     layers.push_back(New<nola::NOLAAdapter<T>>(base(6), nola::NOLAOptions{.distribution = distribution}));
   }
+  for (const Index numBasisA : {6, 0}) {
+    const nola::NOLAOptions inFrame{
+        .rank = 3, .numBasisA = numBasisA, .frame = nola::BasisFrame::weight, .frameRank = 7};
+    layers.push_back(New<nola::NOLAAdapter<T>>(base(9), inFrame));
+  }
   for (const auto& layer : layers) {
     for (const GraphAdapters adapters : {GraphAdapters::merged, GraphAdapters::branch}) {
       RequireSame<T>(*Random<T>(layer), input, false, 1, adapters);

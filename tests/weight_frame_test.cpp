@@ -358,6 +358,33 @@ TEST_CASE("a frame that cannot be is an error before anything is made") {
   REQUIRE(nola::FindAdapters<float>(network)[1].adapter->Description()->frameRank == 5);
 }
 
+TEST_CASE("copies of an adapter with a frame give what it gives, and hold the same frame") {
+  nola::Sequential<float> network;
+  network.Emplace<DenseLayer<float>>("first", 30, 20, true, 1)
+      .Emplace<DenseLayer<float>>("second", 20, 25, true, 2);
+  for (const Index numBasisA : {5, 0}) {
+    const auto adapted = network.Clone();
+    nola::AdaptLayers(
+        *adapted,
+        AdapterConfig{.rank = 4, .numBasisA = numBasisA, .frame = BasisFrame::weight, .frameRank = 8});
+    test::RandomizeParameters<float>(*adapted, 3);
+    const Tensor<float> input = RandomTensor<float>(6, 30, 2);
+    for (const auto& copy : {adapted->Clone(), adapted->CloneSharingFrozen()}) {
+      REQUIRE(SameBits(copy->Infer(input), adapted->Infer(input)));
+      const auto adapters = nola::FindAdapters<float>(*adapted);
+      const auto copied = nola::FindAdapters<float>(*copy);
+      REQUIRE(copied.size() == adapters.size());
+      for (std::size_t i = 0; i < adapters.size(); ++i) {
+        REQUIRE(copied[i].adapter->Frame() == adapters[i].adapter->Frame());
+      }
+      const Tensor<float> before = adapted->Infer(input);  // each trains on its own
+      test::RandomizeParameters<float>(*copy, 4);
+      REQUIRE(SameBits(adapted->Infer(input), before));
+      REQUIRE(!SameBits(copy->Infer(input), before));
+    }
+  }
+}
+
 TEST_CASE("adapters with frames share coefficients, and a step allocates nothing once warm") {
   nola::Sequential<float> network;
   network.Emplace<DenseLayer<float>>("first", 30, 30, true, 1)

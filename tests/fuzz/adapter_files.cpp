@@ -58,6 +58,16 @@ void LoadEverywhere(const nola::SafetensorsFile& file, Bytes bytes) {
     const auto configuration = std::as_bytes(std::span(kConfiguration)).first(sizeof kConfiguration - 1);
     Try(*imported, [&] { ImportPEFT(*imported, configuration, file, {.mode = mode}); });
   }
+  try {  // an adapter takes its frame from there, or refuses
+    const nola::WeightFrames<float> frames = nola::LoadFrames<float>(file);
+    auto framed = Network();
+    nola::AdapterConfig inFrames = Adapters();
+    inFrames.frame = nola::BasisFrame::weight;
+    inFrames.frameRank = 3;
+    nola::AdaptLayers(framed, inFrames);
+    if (!framed->Infer(nola::Tensor<float>::Ones(2, 6)).allFinite()) std::abort();
+  } catch (const nola::FileError&) {
+  }
   auto trained = Network();
   nola::AdaptLayers(trained, Adapters());
   nola::AdamW<float> optimizer(*trained);

@@ -8,7 +8,12 @@
 #include "nola/kernels/instruction_set.hpp"
 #include "nola/storage/encoded_weight.hpp"
 
-namespace nola::detail {
+namespace nola {
+
+/// Of the frame specification that ComputeFrame follows.
+inline constexpr int kFrameSpecificationVersion = 1;
+
+namespace detail {
 
 inline constexpr Index kMostFrameRank = 512;
 
@@ -38,7 +43,8 @@ FrameSides ComputeFrame(Index rows, Index columns, Index rank, const EncodedWeig
 /// Of all numbers of both sides, 16 hexadecimal digits.
 std::string FrameChecksum(const FrameSides& sides);
 
-}  // namespace nola::detail
+}  // namespace detail
+}  // namespace nola
 
 #ifdef NOLA_DEFINITIONS_HERE
 #include "nola/kernels/weight_frame.inl"

@@ -25,7 +25,6 @@ namespace nola {
 namespace detail {
 
 inline constexpr const char* kFrameFormat = "nola-frames";
-inline constexpr const char* kFrameSpecification = "1";
 
 /// "<32 digits of the weight's fingerprint>.<in>x<out>.<p>"
 template <std::floating_point T>
@@ -80,7 +79,7 @@ std::size_t SaveFrames(const ILayer<T>& network, const std::filesystem::path& pa
   }
   SafetensorsMetadata metadata{{"format", detail::kFrameFormat},
                                {"format_version", "1"},
-                               {"frame_specification", detail::kFrameSpecification},
+                               {"frame_specification", std::to_string(kFrameSpecificationVersion)},
                                {"library_version", kVersion}};
   WriteSafetensors(path, entries, detail::Sealed(entries, std::move(metadata)));
   return frames.size();
@@ -90,13 +89,12 @@ std::size_t SaveFrames(const ILayer<T>& network, const std::filesystem::path& pa
 /// its frame from here while the result lives; that it is the right one an adapter's file can tell.
 /// @throws FileError with the reason for a file that is damaged or of another format.
 template <std::floating_point T>
-WeightFrames<T> LoadFrames(const std::filesystem::path& path) {
-  const SafetensorsFile file(path);
+WeightFrames<T> LoadFrames(const SafetensorsFile& file) {
   detail::CheckSeal(file, detail::kFrameFormat, "1");
   const std::string& specification = detail::MetadataText(file, "frame_specification");
-  if (specification != detail::kFrameSpecification) {
+  if (specification != std::to_string(kFrameSpecificationVersion)) {
     file.Fail(Message({"made with version ", Quoted(specification),
-                       " of the frame specification, this library has ", detail::kFrameSpecification}));
+                       " of the frame specification, this library has ", kFrameSpecificationVersion}));
   }
   WeightFrames<T> frames;
   for (const auto& [name, left] : file.Tensors()) {
@@ -134,10 +132,16 @@ WeightFrames<T> LoadFrames(const std::filesystem::path& path) {
   return frames;
 }
 
+/// The same from the file at a path.
+template <std::floating_point T>
+WeightFrames<T> LoadFrames(const std::filesystem::path& path) {
+  return LoadFrames<T>(SafetensorsFile(path));
+}
+
 NOLA_COMPILED_TEMPLATE(io, std::size_t SaveFrames<float>(const ILayer<float>&, const std::filesystem::path&));
 NOLA_COMPILED_TEMPLATE(io,
                        std::size_t SaveFrames<double>(const ILayer<double>&, const std::filesystem::path&));
-NOLA_COMPILED_TEMPLATE(io, WeightFrames<float> LoadFrames<float>(const std::filesystem::path&));
-NOLA_COMPILED_TEMPLATE(io, WeightFrames<double> LoadFrames<double>(const std::filesystem::path&));
+NOLA_COMPILED_TEMPLATE(io, WeightFrames<float> LoadFrames<float>(const SafetensorsFile&));
+NOLA_COMPILED_TEMPLATE(io, WeightFrames<double> LoadFrames<double>(const SafetensorsFile&));
 
 }  // namespace nola
