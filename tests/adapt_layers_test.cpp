@@ -503,3 +503,106 @@ TEST_CASE("adapting more of a network leaves what trains in the adapters that ar
   REQUIRE(network.At("blocks.0.query")->SupportsTraining());
   REQUIRE_FALSE(network.At("blocks.1.query")->SupportsTraining());
 }
+
+namespace {
+
+std::shared_ptr<Sequential<double>> ThreeLayers() {
+  auto network = std::make_shared<Sequential<double>>();
+  network->Emplace<DenseLayer<double>>("first", 40, 60, true, 1U)
+      .Emplace<DenseLayer<double>>("second", 60, 60, true, 2U)
+      .Emplace<DenseLayer<double>>("third", 60, 60, true, 3U)
+      .Emplace<DenseLayer<double>>("head", 60, 7, true, 4U);
+  return network;
+}
+
+}  // namespace
+
+TEST_CASE("a budget is spread over the adapters to the last number") {
+  for (const nola::CoefficientSharing share :
+       {nola::CoefficientSharing::none, nola::CoefficientSharing::byShape, nola::CoefficientSharing::all}) {
+    for (const Index budget : {4, 6, 145, 300, 999, 2003}) {
+      const auto network = ThreeLayers();
+      AdapterConfig config;
+      config.budget = budget;
+      config.share = share;
+      AdaptLayers(*network, config);
+      REQUIRE(network->ParameterCount() == budget);
+      RandomizeParameters<double>(*network, 3);
+      REQUIRE(network->Infer(RandomTensor<double>(3, 40, 1)).allFinite());
+    }
+  }
+}
+
+TEST_CASE("few numbers of a budget train B in a frame, more both factors, many white bases") {
+  const auto description = [](Index budget, const std::string& path) {
+    const auto network = ThreeLayers();
+    AdapterConfig config;
+    config.budget = budget;
+    AdaptLayers(*network, config);
+    return *FindLayer(*network, path)->AsAdapter()->Description();
+  };
+  const auto few = description(99, "first");
+  REQUIRE((few.frame == nola::BasisFrame::weight && few.numBasisA == 0 && few.numBasisB == 25));
+  REQUIRE(description(99, "head").numBasisB == 24);
+  REQUIRE((few.rank == 32 && few.frameRank == 40));
+  const auto head = description(99, "head");
+  REQUIRE((head.rank == 7 && head.frameRank == 7));
+  const auto more = description(800, "first");
+  REQUIRE((more.frame == nola::BasisFrame::weight && more.numBasisA == 100 && more.numBasisB == 100));
+  const auto many = description(4001, "first");
+  REQUIRE((many.frame == nola::BasisFrame::none && many.numBasisA == 500 && many.numBasisB == 501));
+  REQUIRE(nola::LearningRateOfBudget(99, 4) > nola::LearningRateOfBudget(4001, 4));
+}
+
+TEST_CASE("where a budget has many layers, bases are white") {
+  Sequential<double> network;
+  for (std::uint64_t i = 0; i < 12; ++i) {
+    network.Emplace<DenseLayer<double>>(std::to_string(i), 20, 20, true, i);
+  }
+  AdapterConfig config;
+  config.budget = 121;
+  AdaptLayers(network, config);
+  REQUIRE(network.ParameterCount() == 121);
+  const auto description = *nola::FindAdapters<double>(network)[0].adapter->Description();
+  REQUIRE((description.frame == nola::BasisFrame::none && description.numBasisA == 5));
+}
+
+TEST_CASE("LoRA has the largest rank that a budget allows") {
+  const auto network = ThreeLayers();
+  AdapterConfig config;
+  config.kind = AdapterKind::lora;
+  config.budget = 3 * 407 + 100;  // rank 1 trains 407 numbers
+  AdaptLayers(*network, config);
+  REQUIRE(network->ParameterCount() == 3 * 407);
+  REQUIRE(nola::FindAdapters<double>(*network)[0].adapter->Rank() == 3);
+}
+
+TEST_CASE("a budget that cannot be, or what contradicts it, is an error before anything changed") {
+  const auto network = ThreeLayers();
+  const auto refused = [&](const AdapterConfig& config, const std::string& reason) {
+    RequireRefused<ConfigError>(*network, [&] { AdaptLayers(*network, config); });
+    const std::string error = ErrorOf<ConfigError>([&] { AdaptLayers(*network, config); });
+    INFO(error);
+    REQUIRE(error.find(reason) != std::string::npos);
+  };
+  AdapterConfig config;
+  for (const Index budget : {-5, 0, 3}) {
+    config.budget = budget;
+    refused(config, "not one for each of 4 adapters");
+  }
+  config.share = nola::CoefficientSharing::byShape;
+  config.budget = 2;
+  refused(config, "not one for each of 3 shared vectors");
+  config = AdapterConfig();
+  config.kind = AdapterKind::lora;
+  config.budget = 406;
+  refused(config, "LoRA, which trains 407");
+  AdapterConfig contradicts;
+  contradicts.budget = 100;
+  contradicts.rank = 4;
+  refused(contradicts, "with a budget");
+  contradicts = AdapterConfig();
+  contradicts.budget = 100;
+  contradicts.frame = nola::BasisFrame::weight;
+  refused(contradicts, "with a budget");
+}

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "nola/adapters/adapter_budget.hpp"
 #include "nola/adapters/adapter_tree.hpp"
 #include "nola/adapters/lora_adapter.hpp"
 #include "nola/adapters/nola_adapter.hpp"
@@ -16,13 +18,6 @@
 #include "nola/layers/contract/layer_tree.hpp"
 
 namespace nola {
-
-/// Which NOLA adapters of a network train one vector of coefficients (a pair: of A and of B) together.
-enum class CoefficientSharing {
-  none,     ///< each has its own
-  byShape,  ///< those of one input and output size
-  all
-};
 
 /// Which layers of a network to adapt, and how. LoRA reads rank, alpha and seed alone.
 struct AdapterConfig {
@@ -32,6 +27,10 @@ struct AdapterConfig {
   /// They are not adapted even where targetModules matches; all others are frozen.
   std::vector<std::string> trainableModules = {};
   AdapterKind kind = AdapterKind::nola;
+  /// The numbers that all adapters train together, 144 for instance. The library spreads them by the rule of
+  /// its study: it chooses rank, numBasisA, numBasisB, frame and frameRank of each adapter, which are then
+  /// not set here. LearningRateOfBudget says where to start with AdamW. LoRA gets the largest rank that fits.
+  Budget budget = {};
   Index rank = 8;           ///< of each adapter
   bool clampRank = false;   ///< a layer too narrow for the rank gets min(in, out) instead of an error
   Index numBasisA = 64;     ///< coefficients of A, in each adapter; 0 leaves A as it is at the start
@@ -62,11 +61,13 @@ inline bool IsWithinAny(const std::vector<std::string>& paths, const std::string
   return false;
 }
 
-/// AdaptLayers with vectors that the adapters share.
+/// AdaptLayers with vectors that the adapters share. @param chosen  hears of the layers to adapt before the
+/// first adapter is made.
 template <std::floating_point T>
 std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<std::string>& targetModules,
                                          const std::type_identity_t<AdapterFactory<T>>& factory,
                                          const std::vector<std::string>& trainableModules,
+                                         const std::function<void(const LayerReplacements<T>&)>& chosen,
                                          const std::function<SlotsByName<T>()>& shared) {
   RequirePlaces("AdaptLayers", network);
   CheckTree(network);
@@ -93,10 +94,12 @@ std::vector<std::string> AdaptLayersWith(ILayer<T>& network, const std::vector<s
   RequireMatches("AdaptLayers", targetModules, targets, "dense layer");
   RequireMatches("AdaptLayers", trainableModules, trainable, "layer");
 
+  std::erase_if(dense, [&](const auto& place) { return !MatchesAny(targetModules, place.first); });
+  chosen(dense);
+
   std::vector<std::string> paths;
   LayerReplacements<T> adapters;
   for (const auto& [path, layer] : dense) {
-    if (!MatchesAny(targetModules, path)) continue;
     std::shared_ptr<ILayer<T>> adapter = factory(path, layer, static_cast<Index>(paths.size()));
     if (!adapter) Throw<ConfigError>({"AdaptLayers: the factory made no adapter for '", path, "'"});
     if (adapter->InputSize() != layer->InputSize() || adapter->OutputSize() != layer->OutputSize()) {
@@ -125,8 +128,9 @@ template <std::floating_point T>
 std::vector<std::string> AdaptLayers(ILayer<T>& network, const std::vector<std::string>& targetModules,
                                      const std::type_identity_t<AdapterFactory<T>>& factory,
                                      const std::vector<std::string>& trainableModules = {}) {
-  return detail::AdaptLayersWith<T>(network, targetModules, factory, trainableModules,
-                                    [] { return detail::SlotsByName<T>(); });
+  return detail::AdaptLayersWith<T>(
+      network, targetModules, factory, trainableModules, [](const LayerReplacements<T>&) {},
+      [] { return detail::SlotsByName<T>(); });
 }
 
 namespace detail {
@@ -149,12 +153,12 @@ class SharedCoefficients {
     }
   }
 
-  Pair For(const ILayer<T>& layer) {
+  Pair For(const ILayer<T>& layer, Index numBasisA, Index numBasisB) {
     const bool byShape = config_.share == CoefficientSharing::byShape;
     const std::string suffix = byShape ? Message({"_", layer.InputSize(), "x", layer.OutputSize()}) : "";
-    CheckBasisCounts(config_.numBasisA, config_.numBasisB);
-    return {SlotOf("nola_coefficients_a" + suffix, config_.numBasisA),
-            SlotOf("nola_coefficients_b" + suffix, config_.numBasisB)};
+    CheckBasisCounts(numBasisA, numBasisB);
+    return {SlotOf("nola_coefficients_a" + suffix, numBasisA),
+            SlotOf("nola_coefficients_b" + suffix, numBasisB)};
   }
 
   const SlotsByName<T>& Slots() const { return slots_; }
@@ -172,38 +176,77 @@ class SharedCoefficients {
 
 }  // namespace detail
 
+namespace detail {
+
+inline std::vector<BudgetShare> SpreadBudget(const AdapterConfig& config,
+                                             const std::vector<BudgetPlace>& places) {
+  const AdapterConfig unset;
+  if (config.rank != unset.rank || config.numBasisA != unset.numBasisA ||
+      config.numBasisB != unset.numBasisB || config.frame != unset.frame ||
+      config.frameRank != unset.frameRank) {
+    throw ConfigError(
+        "AdaptLayers: with a budget rank, numBasisA, numBasisB, frame and frameRank follow from it");
+  }
+  if (places.empty()) return {};
+  const Index numbers = config.budget.Numbers();
+  return config.kind == AdapterKind::lora ? SpreadOverLoRA(numbers, places)
+                                          : SpreadEvenly(numbers, config.share, places);
+}
+
+/// What an adapter of a layer has without a budget.
+template <std::floating_point T>
+BudgetShare ShareOf(const AdapterConfig& config, const ILayer<T>& layer) {
+  const Index most =
+      config.clampRank ? std::min(layer.InputSize(), layer.OutputSize()) : std::numeric_limits<Index>::max();
+  return {.rank = std::min(config.rank, most),
+          .numBasisA = config.numBasisA,
+          .numBasisB = config.numBasisB,
+          .frame = config.frame,
+          .frameRank = std::min(config.frameRank, most)};
+}
+
+}  // namespace detail
+
 /// The same with adapters made from a configuration.
-/// @throws ConfigError as the adapters' constructors do, and for coefficients to share if the network has
-/// shared ones already.
+/// @throws ConfigError as the adapters' constructors do, for a budget of fewer numbers than adapters or
+/// beside settings that follow from it, and for coefficients to share if the network has shared ones already.
 template <std::floating_point T>
 std::vector<std::string> AdaptLayers(ILayer<T>& network, const AdapterConfig& config) {
   detail::SharedCoefficients<T> shared(config);
+  std::vector<BudgetShare> budgeted;
+  const auto chosen = [&](const LayerReplacements<T>& layers) {
+    if (!config.budget) return;
+    std::vector<detail::BudgetPlace> places;
+    for (const auto& place : layers) {
+      places.push_back({place.second->InputSize(), place.second->OutputSize()});
+    }
+    budgeted = config.budget.Spread(config, places);
+  };
   const auto factory = [&](const std::string&, std::shared_ptr<ILayer<T>> layer,
                            Index index) -> std::shared_ptr<ILoRAAdapter<T>> {
-    const Index most = std::min(layer->InputSize(), layer->OutputSize());
-    const Index rank = config.clampRank ? std::min(config.rank, most) : config.rank;
+    const BudgetShare share =
+        budgeted.empty() ? detail::ShareOf<T>(config, *layer) : budgeted[static_cast<std::size_t>(index)];
     if (config.kind == AdapterKind::lora) {
-      return detail::SharedAdapter<T>(new LoRAAdapter<T>(std::move(layer), rank, config.alpha,
+      return detail::SharedAdapter<T>(new LoRAAdapter<T>(std::move(layer), share.rank, config.alpha,
                                                          config.seed + static_cast<std::uint64_t>(index)));
     }
-    const NOLAOptions options{
-        .rank = rank,
-        .numBasisA = config.numBasisA,
-        .numBasisB = config.numBasisB,
-        .alpha = config.alpha,
-        .seed = config.seed,
-        .stream = config.stream + static_cast<std::uint32_t>(index),
-        .distribution = config.distribution,
-        .frame = config.frame,
-        .frameRank = config.clampRank ? std::min(config.frameRank, most) : config.frameRank,
-        .freezeBaseLayer = true};
+    const NOLAOptions options{.rank = share.rank,
+                              .numBasisA = share.numBasisA,
+                              .numBasisB = share.numBasisB,
+                              .alpha = config.alpha,
+                              .seed = config.seed,
+                              .stream = config.stream + static_cast<std::uint32_t>(index),
+                              .distribution = config.distribution,
+                              .frame = share.frame,
+                              .frameRank = share.frameRank,
+                              .freezeBaseLayer = true};
     if (config.share == CoefficientSharing::none) {
       return detail::SharedAdapter<T>(new NOLAAdapter<T>(std::move(layer), options));
     }
-    const auto coefficients = shared.For(*layer);
+    const auto coefficients = shared.For(*layer, share.numBasisA, share.numBasisB);
     return detail::SharedAdapter<T>(new NOLAAdapter<T>(std::move(layer), options, coefficients));
   };
-  return detail::AdaptLayersWith<T>(network, config.targetModules, factory, config.trainableModules,
+  return detail::AdaptLayersWith<T>(network, config.targetModules, factory, config.trainableModules, chosen,
                                     [&] { return shared.Slots(); });
 }
 
