@@ -81,7 +81,7 @@ TEMPLATE_TEST_CASE("a product with an encoded matrix has the bits of one with th
                << InstructionSetName(set) << ", transposed " << transposed);
           const Tensor<TestType> expected = example.Product(set, false, 0, shape.rows);
           REQUIRE(SameBits(example.Product(set, true, 0, shape.rows), expected));
-          for (const Index rows : {1, 2, 5, 16}) {
+          for (const Index rows : {1, 2, 5, 16, 17, 32, 33}) {
             if (rows >= shape.rows) continue;
             REQUIRE(SameBits(example.Product(set, true, shape.rows - rows, rows),
                              Tensor<TestType>(expected.bottomRows(rows))));

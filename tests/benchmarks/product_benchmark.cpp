@@ -177,7 +177,7 @@ int main(int count, char** values) try {
   std::cout << "no OpenBLAS when this was built: no products beside ours\n";
 #endif
   const Index side = arguments.Quick() ? 128 : 4096;
-  for (const Index rows : {1, 256}) {
+  for (const Index rows : {1, 8, 256}) {
     CompareFormats(report, rows, side, seconds, std::to_string(threads) + " threads");
   }
   report.Write(arguments.Get("json"));

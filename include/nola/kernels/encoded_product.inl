@@ -48,7 +48,8 @@ class EncodedProduct {
         right_(right),
         kernel_(ProductKernelOf<T>(set)),
         decode_(DecoderOf<float>(right.format, set)),
-        strip_(StripOf(product, kernel_.depth)) {
+        strip_(StripOf(product, kernel_.depth)),
+        group_(product.right.transposed && !product.left.transposed ? kernel_.dotRows : kernel_.fewRows) {
     const bool isDot = product.rows == 1 && product.right.transposed && product.depth % 64 == 0;
     if constexpr (std::is_same_v<T, float>) {
       if (isDot && product.depth > 0) dot_ = EncodedDotOf<float>(right.format, set);
@@ -77,17 +78,17 @@ class EncodedProduct {
         for (Index row = k; row < end; ++row)
           Decode(row, first, columns, decoded + (row - k) * strip_.columns);
       }
-      kernel_.multiply(part);
+      for (Index row = 0; row < part.rows; row += group_) {
+        kernel_.multiply(part.Block(row, 0, std::min(group_, part.rows - row), columns));
+      }
       k = end;
     } while (k < product_.depth);
   }
 
  private:
-  /// For very few rows what the first-level cache holds: then decoding is most of the work. Whole chunks of a
-  /// transposed matrix, whole sums of another.
+  /// What the first-level cache holds: decoding is much of the work. Whole chunks of a transposed matrix,
+  /// whole sums of another.
   static DecodedStrip StripOf(const MatrixProduct<T>& product, Index depth) {
-    constexpr Index kFewRows = 4;
-    if (product.rows > kFewRows) return {depth, 98304 / depth};
     return product.right.transposed ? DecodedStrip{depth, 16}
                                     : DecodedStrip{128 * static_cast<Index>(sizeof(T) / sizeof(float)), 64};
   }
@@ -102,6 +103,7 @@ class EncodedProduct {
   NumberDecoder decode_;
   EncodedDot dot_ = nullptr;  ///< for a row alone
   DecodedStrip strip_;
+  Index group_;  ///< rows that are multiplied with a strip together: as many as take it as it lies
 };
 
 template <class T>
@@ -117,8 +119,9 @@ void Multiply(const MatrixProduct<T>& product, const EncodedMatrix& right, Instr
       return Multiply<float>(where, set);
     }
   }
-  constexpr Index kManyRows = 17;
-  if (product.rows >= kManyRows || (product.rows == 1 && !product.right.transposed)) {
+  // Packing what was decoded pays from so many rows on.
+  const Index manyRows = product.right.transposed ? 17 : 33;
+  if (product.rows >= manyRows || (product.rows == 1 && !product.right.transposed)) {
     const DecodedRows rows{&right, DecoderOf<float>(right.format, set)};
     const RowReader<T> reader{DecodedRows::Read<T>, &rows};
     MatrixProduct<T> read = product;

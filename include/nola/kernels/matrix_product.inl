@@ -12,13 +12,16 @@ namespace nola::detail {
 template <class T>
 struct ProductKernel {
   void (*multiply)(const MatrixProduct<T>& block);
-  Index strip;  ///< columns that it takes at a time
-  Index depth;  ///< after so many terms a sum may be cut
+  Index strip;    ///< columns that it takes at a time
+  Index depth;    ///< after so many terms a sum may be cut
+  Index dotRows;  ///< the most rows that it multiplies with a transposed matrix as that lies
+  Index fewRows;  ///< the same with one that is not transposed
 };
 
 template <class T, class Kernels>
 constexpr ProductKernel<T> ProductKernelOf() {
-  return {Kernels::template Multiply<T>, Kernels::kStrip, Kernels::template kDepth<T>};
+  return {Kernels::template Multiply<T>, Kernels::kStrip, Kernels::template kDepth<T>, Kernels::kRowsOfDots,
+          Kernels::kRowsOfSums};
 }
 
 /// The product kernel of an instruction set.
