@@ -541,16 +541,16 @@ TEST_CASE("few numbers of a budget train B in a frame, more both factors, many w
     AdaptLayers(*network, config);
     return *FindLayer(*network, path)->AsAdapter()->Description();
   };
+  // Of 40, 60, 60 and 7 directions.
   const auto few = description(99, "first");
-  REQUIRE((few.frame == nola::BasisFrame::weight && few.numBasisA == 0 && few.numBasisB == 25));
-  REQUIRE(description(99, "head").numBasisB == 24);
+  REQUIRE((few.frame == nola::BasisFrame::weight && few.numBasisA == 0 && few.numBasisB == 23));
   REQUIRE((few.rank == 32 && few.frameRank == 40));
   const auto head = description(99, "head");
-  REQUIRE((head.rank == 7 && head.frameRank == 7));
-  const auto more = description(800, "first");
-  REQUIRE((more.frame == nola::BasisFrame::weight && more.numBasisA == 100 && more.numBasisB == 100));
-  const auto many = description(4001, "first");
-  REQUIRE((many.frame == nola::BasisFrame::none && many.numBasisA == 500 && many.numBasisB == 501));
+  REQUIRE((head.numBasisB == 5 && head.rank == 7 && head.frameRank == 7));
+  const auto more = description(800, "second");
+  REQUIRE((more.frame == nola::BasisFrame::weight && more.numBasisA == 143 && more.numBasisB == 144));
+  const auto many = description(4001, "second");
+  REQUIRE((many.frame == nola::BasisFrame::none && many.numBasisA + many.numBasisB == 1437));
   REQUIRE(nola::LearningRateOfBudget(99, 4) > nola::LearningRateOfBudget(4001, 4));
 }
 

@@ -190,7 +190,7 @@ inline std::vector<BudgetShare> SpreadBudget(const AdapterConfig& config,
   if (places.empty()) return {};
   const Index numbers = config.budget.Numbers();
   return config.kind == AdapterKind::lora ? SpreadOverLoRA(numbers, places)
-                                          : SpreadEvenly(numbers, config.share, places);
+                                          : SpreadByWidth(numbers, config.share, places);
 }
 
 /// What an adapter of a layer has without a budget.

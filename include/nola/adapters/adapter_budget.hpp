@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <map>
+#include <numeric>
 #include <vector>
 
 #include "nola/adapters/adapter_description.hpp"
@@ -78,8 +80,8 @@ namespace detail {
 // numbers, which can say what the first directions of the weight cannot, and in a transformer, whose twelve
 // layers have few numbers each.
 inline constexpr std::size_t kMostFramed = 8;  // adapters
-inline constexpr Index kMostForBAlone = 64;    // numbers of an adapter
-inline constexpr Index kMostInFrame = 256;
+inline constexpr Index kMostForBAlone = 96;    // numbers of an adapter
+inline constexpr Index kMostInFrame = 384;
 inline constexpr Index kBudgetRank = 32;
 inline constexpr Index kBudgetFrameRank = 128;
 
@@ -134,27 +136,43 @@ inline std::vector<Index> SharedVectors(const std::vector<BudgetPlace>& places, 
   return vectors;
 }
 
-/// Of NOLA adapters.
-inline std::vector<BudgetShare> SpreadEvenly(Index numbers, CoefficientSharing sharing,
-                                             const std::vector<BudgetPlace>& places) {
+/// NOLA adapters in proportion to the directions that their layers have, a frame's at most: a narrow layer,
+/// as a head of ten classes is, has little to say with more. One number each at least.
+inline std::vector<BudgetShare> SpreadByWidth(Index numbers, CoefficientSharing sharing,
+                                              const std::vector<BudgetPlace>& places) {
   const std::vector<Index> vectors = SharedVectors(places, sharing);
   const Index count = *std::max_element(vectors.begin(), vectors.end()) + 1;
   if (numbers < count) {
     Throw<ConfigError>({"a budget of ", numbers, " numbers is not one for each of ", count,
                         sharing == CoefficientSharing::none ? " adapters" : " shared vectors"});
   }
+  std::vector<double> widths(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const Index width = std::min({places[i].inputSize, places[i].outputSize, kBudgetFrameRank});
+    widths[static_cast<std::size_t>(vectors[i])] = static_cast<double>(width);
+  }
+  const double all = std::accumulate(widths.begin(), widths.end(), 0.0);
+  std::vector<Index> shared;  // the numbers of each vector
+  double before = 0;
+  Index given = 0;
+  for (const double width : widths) {
+    before += width;
+    const auto end = static_cast<Index>(std::floor(static_cast<double>(numbers - count) * (before / all)));
+    shared.push_back(1 + end - given);
+    given = end;
+  }
+  shared.back() += numbers - count - given;
   std::vector<BudgetShare> shares;
   for (std::size_t i = 0; i < places.size(); ++i) {
-    shares.push_back(
-        ShareOf(places[i], numbers / count + (vectors[i] < numbers % count ? 1 : 0), places.size()));
+    shares.push_back(ShareOf(places[i], shared[static_cast<std::size_t>(vectors[i])], places.size()));
   }
   return shares;
 }
 
 }  // namespace detail
 
-/// Where a search for the learning rate of AdamW best starts if so many NOLA adapters share this budget: what
-/// the study of numbers (examples/basis_study) found. @pre adapters > 0.
+/// Where a search for the learning rate of AdamW best starts if so many NOLA adapters, about equally wide,
+/// share this budget: what the study of numbers (examples/basis_study) found. @pre adapters > 0.
 inline double LearningRateOfBudget(Index numbers, std::size_t adapters) {
   const Index most = 1 << 20;  // of a layer wide enough for any rank
   return detail::ShareOf({most, most}, numbers / static_cast<Index>(adapters), adapters).learningRate;
