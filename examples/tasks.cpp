@@ -67,9 +67,12 @@ Task FashionTask(const std::filesystem::path& data, const fashion_mnist::Setting
       .addAdapters =
           ByConfig({.targetModules = {"fc1", "fc2"}, .rank = 128, .numBasisA = 384, .numBasisB = 384})};
   const auto images = std::make_shared<const Images>(Images{std::move(dataset.test), std::move(parts.task)});
-  task.train = [=](const Network& network, const MakeOptimizer& makeOptimizer, const Run& run, Data) {
+  task.images = {images, &images->turned.training};
+  task.recipe = [=](const Run& run) { return Recipe(settings, run.learningRate, run.seed); };
+  task.train = [=, recipe = task.recipe](const Network& network, const MakeOptimizer& makeOptimizer,
+                                         const Run& run, Data) {
     const auto optimizer = makeOptimizer(*network);
-    nola::Trainer<float>(*network, *optimizer, Recipe(settings, run.learningRate, run.seed))
+    nola::Trainer<float>(*network, *optimizer, recipe(run))
         .Run(images->turned.training.pixels, nola::ClassificationLoss<float>(images->turned.training.labels));
   };
   task.score = [=](const Network& network, Data judge) {

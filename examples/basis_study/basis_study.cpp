@@ -5,6 +5,7 @@
 
 #include "distributions.hpp"
 #include "numbers.hpp"
+#include "refinements.hpp"
 #include "study_options.hpp"
 #include "task_maker.hpp"
 
@@ -28,7 +29,9 @@ constexpr const char* kDescription =
     "Its search goes on where the best rate is the highest or the lowest tried. Each trained network is "
     "scored\n"
     "again after its numbers were rounded to 8 and to 4 bits.\n\n"
-    "The study of distributions compares the four distributions of bases, their number and the rank.\n\n";
+    "The study of distributions compares the four distributions of bases, their number and the rank.\n\n"
+    "The study of refinements asks what else a training of few numbers in the frame of the weight gains by:\n"
+    "Gauss-Newton, averaged numbers, smaller batches, a LoRA to start from, two stages, a choice of bases.\n\n";
 
 }  // namespace
 
@@ -40,21 +43,23 @@ int main(int argc, char** argv) {
   std::string study = "numbers";
   CLI::App app(kDescription + std::string(examples::kDataNote));
   app.add_option("--study", study, "The study to run.")
-      ->check(CLI::IsMember({"numbers", "distributions"}))
+      ->check(CLI::IsMember({"numbers", "distributions", "refinements"}))
       ->capture_default_str();
   app.add_option(
          "-o,--output", settings.output,
-         "The directory for the table (numbers.csv or results.csv) and the plot; it is made if missing.")
+         "The directory for the table (numbers.csv, results.csv or refinements.csv) and the plot; it is made if "
+         "missing.")
       ->capture_default_str();
   std::vector<std::string> names = basis_study::TaskNames();
   names.emplace_back("fashion");
   auto* const tasks = examples::AddTaskOptions(app, settings, names);
   tasks->default_str("")->description(
       "The tasks to run; fashion is fashion-5000. Unless told, the study of numbers runs all, that of "
-      "distributions fashion, detector and text.");
-  AddList(
+      "distributions fashion, detector and text, that of refinements fashion-5000 and fashion-20000.");
+  const auto* numbers = AddList(
       app, "--numbers", settings.numbers,
-      "The totals of trained numbers, which are spread evenly over the layers, half for A and half for B.",
+      "The totals of trained numbers, which are spread evenly over the layers, half for A and half for B; the "
+      "study of refinements has 144 unless told.",
       CLI::Range(1, 1 << 20));
   app.add_option("--frame-rank", settings.frameRank,
                  "The directions of the weight that a frame has; a narrow layer has fewer.")
@@ -87,24 +92,31 @@ int main(int argc, char** argv) {
       "Makes the tasks so small that a run takes seconds, which shows that all works: little data, few "
       "steps.");
   CLI11_PARSE(app, argc, argv);
-  const bool isOfNumbers = study == "numbers";
-  if (!isOfNumbers && seeds->count() == 0) settings.seeds = 5;
-  if (!isOfNumbers && search.seeds->count() == 0) settings.search.seeds = 1;
-  if (isOfNumbers) {  // few numbers want large rates; at small ones a search can be lost on a plateau
+  const bool isOfDistributions = study == "distributions";
+  const bool isOfRefinements = study == "refinements";
+  if (isOfDistributions) {
+    if (seeds->count() == 0) settings.seeds = 5;
+    if (search.seeds->count() == 0) settings.search.seeds = 1;
+  } else {  // few numbers want large rates; at small ones a search can be lost on a plateau
     settings.search.ladder = {0.002, 0.008, 0.032, 0.128, 0.512};
     settings.search.mostExtensions = 8;
   }
+  if (isOfRefinements && numbers->count() == 0) settings.numbers = {144};
   if (tasks->count() == 0) {
-    settings.tasks = isOfNumbers ? basis_study::TaskNames() : examples::StudySettings().tasks;
+    settings.tasks = isOfDistributions ? examples::StudySettings().tasks
+                     : isOfRefinements ? std::vector<std::string>{"fashion-5000", "fashion-20000"}
+                                       : basis_study::TaskNames();
   }
   for (std::string& task : settings.tasks) {
     if (task == "fashion") task = "fashion-5000";
   }
   try {
-    if (isOfNumbers) {
-      basis_study::StudyNumbers(settings);
-    } else {
+    if (isOfDistributions) {
       basis_study::StudyDistributions(settings);
+    } else if (isOfRefinements) {
+      basis_study::StudyRefinements(settings);
+    } else {
+      basis_study::StudyNumbers(settings);
     }
   } catch (const std::exception& error) {
     std::cerr << "basis_study: " << error.what() << "\n";
