@@ -31,7 +31,8 @@ constexpr const char* kDescription =
     "again after its numbers were rounded to 8 and to 4 bits.\n\n"
     "The study of distributions compares the four distributions of bases, their number and the rank.\n\n"
     "The study of refinements asks what else a training of few numbers in the frame of the weight gains by:\n"
-    "Gauss-Newton, averaged numbers, smaller batches, a LoRA to start from, two stages, a choice of bases.\n\n";
+    "Gauss-Newton, averaged numbers, smaller batches, a LoRA to start from, two stages, a choice of "
+    "bases.\n\n";
 
 }  // namespace
 
@@ -45,10 +46,10 @@ int main(int argc, char** argv) {
   app.add_option("--study", study, "The study to run.")
       ->check(CLI::IsMember({"numbers", "distributions", "refinements"}))
       ->capture_default_str();
-  app.add_option(
-         "-o,--output", settings.output,
-         "The directory for the table (numbers.csv, results.csv or refinements.csv) and the plot; it is made if "
-         "missing.")
+  app.add_option("-o,--output", settings.output,
+                 "The directory for the table (numbers.csv, results.csv or refinements.csv) and the plot; it "
+                 "is made if "
+                 "missing.")
       ->capture_default_str();
   std::vector<std::string> names = basis_study::TaskNames();
   names.emplace_back("fashion");
@@ -56,11 +57,11 @@ int main(int argc, char** argv) {
   tasks->default_str("")->description(
       "The tasks to run; fashion is fashion-5000. Unless told, the study of numbers runs all, that of "
       "distributions fashion, detector and text, that of refinements fashion-5000 and fashion-20000.");
-  const auto* numbers = AddList(
-      app, "--numbers", settings.numbers,
-      "The totals of trained numbers, which are spread evenly over the layers, half for A and half for B; the "
-      "study of refinements has 144 unless told.",
-      CLI::Range(1, 1 << 20));
+  const auto* numbers = AddList(app, "--numbers", settings.numbers,
+                                "The totals of trained numbers, which are spread evenly over the layers, "
+                                "half for A and half for B; the "
+                                "study of refinements has 144 unless told.",
+                                CLI::Range(1, 1 << 20));
   app.add_option("--frame-rank", settings.frameRank,
                  "The directions of the weight that a frame has; a narrow layer has fewer.")
       ->check(CLI::Range(32, 1 << 20))

@@ -42,8 +42,7 @@ inline double Distil(const Adapter& from, Adapter& to) {
   constexpr int kTurns = 8;
   const AdapterBases bases(to);
   const auto slots = to.FactorParameters();
-  const nola::Tensor<float> update =
-      from.Scaling() / to.Scaling() * from.GetMatrixA() * from.GetMatrixB();
+  const nola::Tensor<float> update = from.Scaling() / to.Scaling() * from.GetMatrixA() * from.GetMatrixB();
   nola::Tensor<float>& a = slots[0]->value;
   nola::Tensor<float>& b = slots[1]->value;
   a.setZero();

@@ -13,16 +13,16 @@
 namespace basis_study {
 
 struct GaussNewtonOptions {
-  double momentum = 0.9;   ///< of the gradient
+  double momentum = 0.9;     ///< of the gradient
   double forgetting = 0.05;  ///< a new part's share of the matrix
-  double damping = 0.1;    ///< times the matrix' mean eigenvalue, added to all
-  nola::Index every = 4;   ///< steps from one part of the matrix to the next
+  double damping = 0.01;     ///< times the matrix' mean eigenvalue, added to all
+  nola::Index every = 4;     ///< steps from one part of the matrix to the next
 };
 
 /// Steps by the Gauss-Newton matrix of the cross-entropy, the mean of g g^T over examples whose labels are
-/// drawn by what the network says, each example with its own gradient g. A step is at most as long as 1 in the
-/// norm of the matrix, times the rate.
-/// For a chain of layers whose adapters have bases, and all that trains in them.
+/// drawn by what the network says, each example with its own gradient g. A step is at most as long as 1 in
+/// the norm of the matrix, times the rate. For a chain of layers whose adapters have bases, and all that
+/// trains in them.
 /// @see Martens: New insights and perspectives on the natural gradient method (JMLR 2020), section 9.
 class GaussNewton final : public nola::Optimizer<float> {
  public:
@@ -139,8 +139,8 @@ class GaussNewton final : public nola::Optimizer<float> {
     const auto contract = [&](const nola::Tensor<float>& byBases, const nola::Tensor<float>& other,
                               nola::Index first) {
       for (nola::Index i = 0; i < byBases.cols() / rank; ++i) {
-        gradients.col(first + i) = place.adapter->Scaling() *
-                                   byBases.middleCols(i * rank, rank).cwiseProduct(other).rowwise().sum();
+        gradients.col(first + i) =
+            place.adapter->Scaling() * byBases.middleCols(i * rank, rank).cwiseProduct(other).rowwise().sum();
       }
     };
     contract(input * place.bases.a, outputGradient * place.adapter->GetMatrixB().transpose(), place.first[0]);

@@ -31,36 +31,42 @@ using nola::Index;
 
 constexpr const char* kTable = "refinements.csv";
 constexpr Index kTeacherRank = 8;
+constexpr int kNameWidth = 30;
 
 enum class Steps { adam, fullMatrix, gaussNewton };
 
 struct Method {
   std::string name;
   Steps steps = Steps::adam;
-  Index loraRank = 0;       ///< above 0 it is LoRA
-  Index batchSize = 0;      ///< 0 for the task's
-  Index epochs = 1;         ///< as often as the task's
-  bool isAveraged = false;  ///< it ends with an average of the last numbers
-  Index stages = 1;         ///< each trains its share of the numbers, on what the one before has come to
+  Index loraRank = 0;        ///< above 0 it is LoRA
+  bool isWide = false;       ///< the numbers are those of the two wide layers, the head has none
+  Index batchSize = 0;       ///< 0 for the task's
+  Index epochs = 1;          ///< as often as the task's
+  bool isAveraged = false;   ///< it ends with an average of the last numbers
+  Index stages = 1;          ///< each trains its share of the numbers, on what the one before has come to
   bool isDistilled = false;  ///< it starts from the update that a LoRA has learnt
   Index candidates = 1;      ///< bases, of which an epoch each chooses those that are trained
 };
 
 std::vector<Method> Methods() {
+  constexpr Steps kFull = Steps::fullMatrix;
   return {
       {.name = "LoRA rank 1", .loraRank = 1},
       {.name = "LoRA rank 8", .loraRank = kTeacherRank},
       {.name = "Adam"},
-      {.name = "full", .steps = Steps::fullMatrix},
-      {.name = "full + best of 8 bases", .steps = Steps::fullMatrix, .candidates = 8},
-      {.name = "full + batches of 32", .steps = Steps::fullMatrix, .batchSize = 32},
-      {.name = "full + averaged", .steps = Steps::fullMatrix, .isAveraged = true},
-      {.name = "full + twice the epochs", .steps = Steps::fullMatrix, .epochs = 2},
-      {.name = "full + distilled", .steps = Steps::fullMatrix, .isDistilled = true},
-      {.name = "full + two stages", .steps = Steps::fullMatrix, .stages = 2},
+      {.name = "full", .steps = kFull},
+      {.name = "full wide", .steps = kFull, .isWide = true},
+      {.name = "Gauss-Newton wide", .steps = Steps::gaussNewton, .isWide = true},
+      {.name = "full wide + best of 4 bases", .steps = kFull, .isWide = true, .candidates = 4},
+      {.name = "full wide + averaged", .steps = kFull, .isWide = true, .isAveraged = true},
+      {.name = "full wide + batches of 32", .steps = kFull, .isWide = true, .batchSize = 32},
+      {.name = "full wide + twice the epochs", .steps = kFull, .isWide = true, .epochs = 2},
+      {.name = "full wide + distilled", .steps = kFull, .isWide = true, .isDistilled = true},
+      {.name = "full wide + two stages", .steps = kFull, .isWide = true, .stages = 2},
       {.name = "Gauss-Newton", .steps = Steps::gaussNewton},
-      {.name = "Adam + batches of 16", .batchSize = 16},
-      {.name = "Adam + averaged", .isAveraged = true},
+      {.name = "Adam wide", .isWide = true},
+      {.name = "Adam wide + averaged", .isWide = true, .isAveraged = true},
+      {.name = "Adam wide + batches of 16", .isWide = true, .batchSize = 16},
   };
 }
 
@@ -127,21 +133,22 @@ class Trainings {
  private:
   /// @param number  of the bases: others of the same seed.
   void Adapt(const Network& network, const Method& method, std::uint64_t seed, Index number) const {
-    const Index each = numbers_ / (2 * layers_ * method.stages);
-    AdapterConfig config{.targetModules = task_.layers,
-                         .rank = 32,
-                         .numBasisA = each,
-                         .numBasisB = each,
-                         .stream = static_cast<std::uint32_t>(number * layers_),
-                         .frame = nola::BasisFrame::weight,
-                         .frameRank = frameRank_};
+    const Index each = numbers_ / (2 * (method.isWide ? 2 : layers_) * method.stages);
+    AdapterConfig config{
+        .targetModules = method.isWide ? std::vector<std::string>{"fc1", "fc2"} : task_.layers,
+        .rank = 32,
+        .numBasisA = each,
+        .numBasisB = each,
+        .stream = static_cast<std::uint32_t>(number * layers_),
+        .frame = nola::BasisFrame::weight,
+        .frameRank = frameRank_};
     if (method.loraRank > 0) {
       config = {.targetModules = task_.layers, .kind = nola::AdapterKind::lora, .rank = method.loraRank};
     }
     examples::ByConfig(config)(network, seed);
   }
 
-  /// @return the mean loss of the last epoch.
+  /// @return the mean loss of the last fifth of the steps.
   double Fit(nola::ILayer<float>& network, const Method& method, nola::TrainingOptions options) const {
     if (method.batchSize > 0) options.batchSize = method.batchSize;
     nola::BatchLoss<float> loss = nola::ClassificationLoss<float>(task_.images->labels);
@@ -157,17 +164,21 @@ class Trainings {
       options.maxGradientNorm = 0;  // its steps have a largest length of their own
     }
     nola::Vector<float> average = network.GetParameters();
-    if (method.isAveraged) {
-      options.onStep = [&](const nola::TrainingProgress& progress) {
-        constexpr double kShare = 0.1;  // of all steps, over which the weight of a step falls to 1/e
-        const double weight = std::min(1.0, 1 / (kShare * static_cast<double>(progress.totalSteps)));
-        average += static_cast<float>(weight) * (network.GetParameters() - average);
-      };
-    }
-    const double last =
-        nola::Trainer<float>(network, *optimizer, options).Run(task_.images->pixels, loss);
+    double sum = 0;
+    Index counted = 0;
+    options.onStep = [&](const nola::TrainingProgress& progress) {
+      if (5 * progress.step > 4 * progress.totalSteps) {
+        sum += progress.loss;
+        ++counted;
+      }
+      if (!method.isAveraged) return;
+      constexpr double kShare = 0.1;  // of all steps, over which the weight of a step falls to 1/e
+      const double weight = std::min(1.0, 1 / (kShare * static_cast<double>(progress.totalSteps)));
+      average += static_cast<float>(weight) * (network.GetParameters() - average);
+    };
+    nola::Trainer<float>(network, *optimizer, options).Run(task_.images->pixels, loss);
     if (method.isAveraged) network.SetParameters(average);
-    return last;
+    return sum / static_cast<double>(counted);
   }
 
   void DistilTeacher(nola::ILayer<float>& network, std::uint64_t seed) {
@@ -178,7 +189,7 @@ class Trainings {
       teacher = Train(lora, {.learningRate = teacherRate_, .seed = seed});
     }
     const std::vector<Adapter*> from = AdaptersOf(*teacher);
-    const std::vector<Adapter*> to = AdaptersOf(network);
+    const std::vector<Adapter*> to = AdaptersOf(network);  // of the first of the same layers
     for (std::size_t i = 0; i < to.size(); ++i) Distil(*from[i], *to[i]);
   }
 
@@ -231,10 +242,10 @@ class Report {
   }
 
   void PrintHeader(const Place& place, double unadapted) const {
-    std::cout << nola::Message({place.task, ", base network ", place.baseSeed, ", ", place.numbers,
-                                " numbers"})
+    std::cout << nola::Message(
+                     {place.task, ", base network ", place.baseSeed, ", ", place.numbers, " numbers"})
               << std::fixed << std::setprecision(3) << ": % right, unadapted " << unadapted << "\n  "
-              << std::left << std::setw(26) << "method" << std::right << std::setw(8) << "numbers"
+              << std::left << std::setw(kNameWidth) << "method" << std::right << std::setw(8) << "numbers"
               << std::setw(10) << "rate" << std::setw(8) << "epochs" << std::setw(20) << "+- 95 % interval"
               << std::setw(9) << "seconds" << std::endl;
   }
@@ -242,13 +253,13 @@ class Report {
   /// Takes a row. @param isNew  and it is saved and printed.
   void Add(const Place& place, const Method& method, const Outcome& outcome, bool isNew) {
     const double interval = examples::Interval95(outcome.score.deviation, settings_.seeds);
-    rows_.emplace_back(What(place, method),
-                       std::vector<double>{static_cast<double>(outcome.numbers), outcome.rate, outcome.epochs,
-                                           outcome.score.mean, outcome.score.deviation, interval,
-                                           outcome.seconds});
+    rows_.emplace_back(
+        What(place, method),
+        std::vector<double>{static_cast<double>(outcome.numbers), outcome.rate, outcome.epochs,
+                            outcome.score.mean, outcome.score.deviation, interval, outcome.seconds});
     if (!isNew) return;
     table_.Save(rows_);
-    std::cout << "  " << std::left << std::setw(26) << method.name << std::right << std::setw(8)
+    std::cout << "  " << std::left << std::setw(kNameWidth) << method.name << std::right << std::setw(8)
               << outcome.numbers << std::fixed << std::setprecision(4) << std::setw(10) << outcome.rate
               << std::setprecision(1) << std::setw(8) << outcome.epochs << std::setprecision(3)
               << std::setw(11) << outcome.score.mean << " +-" << std::setw(6) << interval
@@ -258,8 +269,8 @@ class Report {
  private:
   std::string What(const Place& place, const Method& method) const {
     return nola::Message({place.task, settings_.small ? " (small)," : ",", place.baseSeed, ',', place.numbers,
-                          ',', method.name, ',', method.loraRank > 0 ? 0 : settings_.frameRank, ',', settings_.seeds,
-                          ',', settings_.search.rounds, ',', settings_.search.seeds});
+                          ',', method.name, ',', method.loraRank > 0 ? 0 : settings_.frameRank, ',',
+                          settings_.seeds, ',', settings_.search.rounds, ',', settings_.search.seeds});
   }
 
   const Settings& settings_;
