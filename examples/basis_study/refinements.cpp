@@ -31,7 +31,7 @@ using nola::Index;
 
 constexpr const char* kTable = "refinements.csv";
 constexpr Index kTeacherRank = 8;
-constexpr int kNameWidth = 30;
+constexpr int kNameWidth = 34;
 
 enum class Steps { adam, fullMatrix, gaussNewton };
 
@@ -52,21 +52,24 @@ std::vector<Method> Methods() {
   constexpr Steps kFull = Steps::fullMatrix;
   return {
       {.name = "LoRA rank 1", .loraRank = 1},
+      {.name = "LoRA rank 1 + batches of 16", .loraRank = 1, .batchSize = 16},
       {.name = "LoRA rank 8", .loraRank = kTeacherRank},
       {.name = "Adam"},
       {.name = "full", .steps = kFull},
       {.name = "full wide", .steps = kFull, .isWide = true},
-      {.name = "Gauss-Newton wide", .steps = Steps::gaussNewton, .isWide = true},
-      {.name = "full wide + best of 4 bases", .steps = kFull, .isWide = true, .candidates = 4},
-      {.name = "full wide + averaged", .steps = kFull, .isWide = true, .isAveraged = true},
-      {.name = "full wide + batches of 32", .steps = kFull, .isWide = true, .batchSize = 32},
-      {.name = "full wide + twice the epochs", .steps = kFull, .isWide = true, .epochs = 2},
-      {.name = "full wide + distilled", .steps = kFull, .isWide = true, .isDistilled = true},
-      {.name = "full wide + two stages", .steps = kFull, .isWide = true, .stages = 2},
-      {.name = "Gauss-Newton", .steps = Steps::gaussNewton},
       {.name = "Adam wide", .isWide = true},
-      {.name = "Adam wide + averaged", .isWide = true, .isAveraged = true},
       {.name = "Adam wide + batches of 16", .isWide = true, .batchSize = 16},
+      {.name = "full wide + batches of 32", .steps = kFull, .isWide = true, .batchSize = 32},
+      {.name = "Gauss-Newton wide", .steps = Steps::gaussNewton, .isWide = true},
+      {.name = "Gauss-Newton wide + batches of 32",
+       .steps = Steps::gaussNewton,
+       .isWide = true,
+       .batchSize = 32},
+      {.name = "full wide + averaged", .steps = kFull, .isWide = true, .isAveraged = true},
+      {.name = "full wide + twice the epochs", .steps = kFull, .isWide = true, .epochs = 2},
+      {.name = "full wide + two stages", .steps = kFull, .isWide = true, .stages = 2},
+      {.name = "full wide + distilled", .steps = kFull, .isWide = true, .isDistilled = true},
+      {.name = "full wide + best of 4 bases", .steps = kFull, .isWide = true, .candidates = 4},
   };
 }
 

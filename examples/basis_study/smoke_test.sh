@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A tiny run of both studies: every method has a row, whose intervals are numbers, and a run that goes on with a table
+# A tiny run of the three studies: every method has a row, whose intervals are numbers, and a run that goes on with a table
 # runs what is not in it, and nothing twice.
 #   smoke_test.sh PROGRAM DIRECTORY
 set -euo pipefail
@@ -37,3 +37,16 @@ cmp <(cut -d, -f1-24 "$table") <(cut -d, -f1-24 "$directory.whole")
 
 study --study distributions --bases 4 --dense-bases 4 --ranks 1
 [ "$(wc -l <"$directory/results.csv")" = 8 ]
+
+# Refinements: all have a row of numbers, and a run that goes on does nothing twice.
+study --study refinements --numbers 24 --frame-rank 32 >"$directory.said"
+refined=$directory/refinements.csv
+[ "$(grep -c '^  .*[0-9]$' "$directory.said")" = "$(tail -n +2 "$refined" | wc -l)" ]
+awk -F, 'NR == 1 { columns = NF }
+         NR > 1 { if (NF != columns || /nan|inf/) { print "no row of numbers: " $0; exit 1 }
+                  if ($4 !~ /LoRA/ && $9 != 24) { print "not 24 numbers: " $0; exit 1 } }' "$refined"
+cp "$refined" "$directory.whole"
+head -n -1 "$directory.whole" >"$refined"
+study --study refinements --numbers 24 --frame-rank 32 --resume >"$directory.said"
+[ "$(grep -c '^  .*[0-9]$' "$directory.said")" = 1 ]
+cmp <(cut -d, -f1-14 "$refined") <(cut -d, -f1-14 "$directory.whole")
