@@ -42,8 +42,8 @@ struct Task {
   std::function<void(const Network& network, const MakeOptimizer& makeOptimizer, const Run& run, Data data)>
       train = {};
   std::function<double(const Network& network, Data data)> score = {};
-  /// For a training of one's own, where the task is to tell images apart: those it trains on, and the settings
-  /// of a run.
+  /// For a training of one's own, where the task is to tell images apart: those it trains on, and the
+  /// settings of a run.
   std::shared_ptr<const fashion_mnist::LabelledImages> images = {};
   std::function<nola::TrainingOptions(const Run& run)> recipe = {};
 };

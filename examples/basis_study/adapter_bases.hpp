@@ -3,7 +3,9 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <nola/nola.hpp>
+#include <string>
 #include <vector>
 
 namespace basis_study {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <Eigen/Cholesky>
+#include <array>
 #include <cmath>
 #include <memory>
 #include <nola/nola.hpp>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "adapter_bases.hpp"
@@ -23,7 +25,7 @@ struct GaussNewtonOptions {
 /// drawn by what the network says, each example with its own gradient g. A step is at most as long as 1 in
 /// the norm of the matrix, times the rate. For a chain of layers whose adapters have bases, and all that
 /// trains in them.
-/// @see Martens: New insights and perspectives on the natural gradient method (JMLR 2020), section 9.
+/// @see Martens: New insights and perspectives on the natural gradient method (JMLR 2020).
 class GaussNewton final : public nola::Optimizer<float> {
  public:
   /// @param network  and @param images must outlive it.

@@ -1,7 +1,8 @@
 // Trainings of as many numbers that each differ from a plain one in something.
 #include "refinements.hpp"
 
-#include <cmath>
+#include <algorithm>
+#include <cstdint>
 #include <iomanip>
 #include <iostream>
 #include <limits>
