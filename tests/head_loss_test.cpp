@@ -74,7 +74,7 @@ template <class T>
 LossAndGradient<long double> Whole(const ILayer<T>& head, const TensorRef<T>& hidden, const Labels& labels) {
   Tensor<T> weight(head.InputSize(), head.OutputSize());
   head.AsLinear()->ReadRows(0, weight);
-  Tensor<long double> logits = test::Product(hidden, weight);
+  Tensor<long double> logits = hidden.template cast<long double>() * weight.template cast<long double>();
   if (const T* const bias = head.AsLinear()->BiasRow()) {
     logits.rowwise() +=
         Eigen::Map<const Tensor<T>>(bias, 1, logits.cols()).template cast<long double>().row(0);
@@ -82,7 +82,7 @@ LossAndGradient<long double> Whole(const ILayer<T>& head, const TensorRef<T>& hi
   LossAndGradient<long double> result;
   Tensor<long double> gradient;
   result.loss = nola::CountedSoftmaxCrossEntropy<long double>(logits, labels, gradient);
-  result.gradient = test::Product(gradient, Tensor<T>(weight.transpose()));
+  result.gradient = gradient * weight.template cast<long double>().transpose();
   return result;
 }
 

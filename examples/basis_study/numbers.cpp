@@ -50,6 +50,9 @@ std::vector<Method> Methods(Index layers, const Settings& settings) {
     config.numBasisA = 0;
     config.numBasisB = total / layers;
     if (config.numBasisB > 0 && total <= kMostOfFew) methods.push_back({"frame A fixed", total, config});
+    if (total < layers) continue;
+    methods.push_back({"budget", total, {.budget = total}});
+    if (total <= kMostOfFew) methods.push_back({"budget full", total, {.budget = total}, true});
   }
   return methods;
 }

@@ -52,9 +52,10 @@ NumbersReport::NumbersReport(const Settings& settings)
 
 std::string NumbersReport::What(const Place& place, const Method& method) const {
   const bool hasFrame = method.config.frame == nola::BasisFrame::weight;
+  const nola::Index rank =
+      method.config.budget ? 0 : method.config.rank;  // what follows from a budget is not said
   return nola::Message({place.task, settings_.small ? " (small)," : ",", place.baseSeed, ',', method.kind,
-                        ',', method.total, ',', method.config.rank, ',',
-                        hasFrame ? method.config.frameRank : 0, ',',
+                        ',', method.total, ',', rank, ',', hasFrame ? method.config.frameRank : 0, ',',
                         method.isFullMatrix ? "FullMatrixAdam" : "AdamW", ',', settings_.seeds, ',',
                         settings_.search.rounds, ',', settings_.search.seeds});
 }

@@ -15,7 +15,7 @@ study() {
 study --numbers 5,24 | tee "$directory.said"
 table=$directory/numbers.csv
 methods=$(tail -n +2 "$table" | cut -d, -f3,4 | tr '\n' ';')
-[ "$methods" = "LoRA rank 1,0;LoRA rank 4,0;frame A fixed,5;white,24;frame,24;frame full,24;frame A fixed,24;" ]
+[ "$methods" = "LoRA rank 1,0;LoRA rank 4,0;frame A fixed,5;budget,5;budget full,5;white,24;frame,24;frame full,24;frame A fixed,24;budget,24;budget full,24;" ]
 awk -F, 'NR == 1 { columns = NF; for (i = 1; i <= NF; ++i) if ($i ~ /interval|bytes|trained/) wanted[i] = $i }
          NR > 1 { if (NF != columns) { print "not so many columns: " $0; exit 1 }
                   for (i in wanted) if ($i !~ /^[0-9.]+(e-[0-9]+)?$/) { print wanted[i] " is no number: " $0; exit 1 } }' \
