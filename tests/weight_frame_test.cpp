@@ -313,10 +313,10 @@ TEMPLATE_TEST_CASE("without coefficients of A an adapter trains B alone", "", fl
       REQUIRE(SameBits(adapter.GetMatrixA(), a));
       REQUIRE(adapter.GetMatrixB() != before);
     };
-    for (const nola::Parameter<T>& parameter : nola::AdamW<T>(adapter).Parameters()) {
+    nola::AdamW<T> adam(adapter);
+    for (const nola::Parameter<T>& parameter : adam.Parameters()) {
       REQUIRE(parameter.gradient.rows() == parameter.value.rows());
     }
-    nola::AdamW<T> adam(adapter);
     trainsB(adam);
     for (const double momentum : {0.0, 0.9}) {
       nola::SGD<T> sgd(adapter, {.momentum = momentum});
