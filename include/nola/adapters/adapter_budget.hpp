@@ -98,7 +98,7 @@ inline BudgetShare ShareOf(const BudgetPlace& place, Index numbers, std::size_t 
     share.numBasisA = numbers / 2;
     share.learningRate = hasFrame ? 0.06 : 0.03;
   } else {
-    share.learningRate = 0.25;
+    share.learningRate = 0.13;
   }
   share.numBasisB = numbers - share.numBasisA;
   return share;
