@@ -19,7 +19,7 @@
 
 namespace nola {
 
-/// Which layers of a network to adapt, and how. LoRA reads rank, alpha and seed alone.
+/// Which layers of a network to adapt, and how. LoRA reads budget, rank, alpha and seed alone.
 struct AdapterConfig {
   /// Paths of the dense layers to adapt: `*` stands for any text, `?` for one character (see PathMatches).
   std::vector<std::string> targetModules = {"*"};
@@ -154,8 +154,7 @@ class SharedCoefficients {
   }
 
   Pair For(const ILayer<T>& layer, Index numBasisA, Index numBasisB) {
-    const bool byShape = config_.share == CoefficientSharing::byShape;
-    const std::string suffix = byShape ? Message({"_", layer.InputSize(), "x", layer.OutputSize()}) : "";
+    const std::string suffix = SharedName(config_.share, layer.InputSize(), layer.OutputSize());
     CheckBasisCounts(numBasisA, numBasisB);
     return {SlotOf("nola_coefficients_a" + suffix, numBasisA),
             SlotOf("nola_coefficients_b" + suffix, numBasisB)};
@@ -173,10 +172,6 @@ class SharedCoefficients {
   const AdapterConfig& config_;
   SlotsByName<T> slots_;
 };
-
-}  // namespace detail
-
-namespace detail {
 
 inline std::vector<BudgetShare> SpreadBudget(const AdapterConfig& config,
                                              const std::vector<BudgetPlace>& places) {

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <map>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "nola/adapters/adapter_description.hpp"
@@ -32,7 +32,6 @@ struct BudgetShare {
   Index numBasisB = 0;
   FrameSetting frame = {};
   Index frameRank = 0;
-  double learningRate = 0;  ///< of AdamW: where a search for the best one starts
 };
 
 namespace detail {
@@ -42,6 +41,12 @@ struct BudgetPlace {
   Index inputSize;
   Index outputSize;
 };
+
+/// What tells apart the vectors that are shared, in the names that the network lists them under.
+inline std::string SharedName(CoefficientSharing sharing, Index inputSize, Index outputSize) {
+  const bool byShape = sharing == CoefficientSharing::byShape;
+  return byShape ? Message({"_", inputSize, "x", outputSize}) : "";
+}
 
 /// One share for each place. @throws ConfigError for too few numbers, and for a configuration that sets what
 /// follows from its budget.
@@ -96,9 +101,6 @@ inline BudgetShare ShareOf(const BudgetPlace& place, Index numbers, std::size_t 
   }
   if (!hasFrame || numbers > kMostForBAlone) {
     share.numBasisA = numbers / 2;
-    share.learningRate = hasFrame ? 0.06 : 0.03;
-  } else {
-    share.learningRate = 0.13;
   }
   share.numBasisB = numbers - share.numBasisA;
   return share;
@@ -115,23 +117,23 @@ inline std::vector<BudgetShare> SpreadOverLoRA(Index numbers, const std::vector<
   std::vector<BudgetShare> shares;
   for (const BudgetPlace& place : places) {
     const Index most = std::min(place.inputSize, place.outputSize);
-    shares.push_back({.rank = std::min(numbers / ofRankOne, most), .learningRate = 0.016});
+    shares.push_back({.rank = std::min(numbers / ofRankOne, most)});
   }
   return shares;
 }
 
 /// Which vector of coefficients each place trains.
 inline std::vector<Index> SharedVectors(const std::vector<BudgetPlace>& places, CoefficientSharing sharing) {
-  std::map<std::array<Index, 2>, Index> ofShape;
+  std::map<std::string, Index> ofName;
   std::vector<Index> vectors;
   for (const BudgetPlace& place : places) {
-    const Index index = static_cast<Index>(vectors.size());
-    const Index next = static_cast<Index>(ofShape.size());
-    if (sharing == CoefficientSharing::byShape) {
-      vectors.push_back(ofShape.try_emplace({place.inputSize, place.outputSize}, next).first->second);
-    } else {
-      vectors.push_back(sharing == CoefficientSharing::all ? 0 : index);
+    if (sharing == CoefficientSharing::none) {
+      vectors.push_back(static_cast<Index>(vectors.size()));
+      continue;
     }
+    const Index next = static_cast<Index>(ofName.size());
+    const std::string name = SharedName(sharing, place.inputSize, place.outputSize);
+    vectors.push_back(ofName.try_emplace(name, next).first->second);
   }
   return vectors;
 }
@@ -175,7 +177,9 @@ inline std::vector<BudgetShare> SpreadByWidth(Index numbers, CoefficientSharing 
 /// share this budget: what the study of numbers (examples/basis_study) found. @pre adapters > 0.
 inline double LearningRateOfBudget(Index numbers, std::size_t adapters) {
   const Index most = 1 << 20;  // of a layer wide enough for any rank
-  return detail::ShareOf({most, most}, numbers / static_cast<Index>(adapters), adapters).learningRate;
+  const BudgetShare share = detail::ShareOf({most, most}, numbers / static_cast<Index>(adapters), adapters);
+  if (share.frame == BasisFrame::none) return 0.03;
+  return share.numBasisA > 0 ? 0.06 : 0.13;
 }
 
 }  // namespace nola
