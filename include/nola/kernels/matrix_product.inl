@@ -21,7 +21,7 @@ struct ProductKernel {
 template <class T, class Kernels>
 constexpr ProductKernel<T> ProductKernelOf() {
   return {Kernels::template Multiply<T>, Kernels::kStrip, Kernels::template kDepth<T>, Kernels::kRowsOfDots,
-          Kernels::kRowsOfSums};
+          Kernels::kFewRows};
 }
 
 /// The product kernel of an instruction set.

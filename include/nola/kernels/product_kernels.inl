@@ -9,7 +9,7 @@ class ProductKernels : PanelKernels {
 
  public:
   static constexpr Index kRowsOfDots = kDotRows;
-  static constexpr Index kRowsOfSums = kFewRows;
+  using PanelKernels::kFewRows;
   static constexpr Index kStrip = kTileRegisters * kLanes;  ///< columns of a tile, of 32-bit numbers
   template <class T>
   static constexpr Index kDepth = kChunk<T>;  ///< a sum over the depth may be cut after so many terms
