@@ -3,9 +3,7 @@
 
 #include <array>
 #include <cstddef>
-#include <memory>
 #include <nola/nola.hpp>
-#include <string>
 #include <vector>
 
 namespace basis_study {
@@ -15,10 +13,7 @@ using Adapter = nola::ILoRAAdapter<float>;
 /// The adapters of a network, in its order, for as long as it has them.
 inline std::vector<Adapter*> AdaptersOf(nola::ILayer<float>& network) {
   std::vector<Adapter*> adapters;
-  nola::VisitLayers(network, [&](const std::string&, const std::shared_ptr<nola::ILayer<float>>& layer) {
-    if (layer->AsAdapter() != nullptr) adapters.push_back(layer->AsAdapter());
-    return layer->AsAdapter() == nullptr;
-  });
+  for (const auto& placed : nola::FindAdapters(network)) adapters.push_back(placed.layer->AsAdapter());
   return adapters;
 }
 

@@ -48,8 +48,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("-o,--output", settings.output,
                  "The directory for the table (numbers.csv, results.csv or refinements.csv) and the plot; it "
-                 "is made if "
-                 "missing.")
+                 "is made if missing.")
       ->capture_default_str();
   std::vector<std::string> names = basis_study::TaskNames();
   names.emplace_back("fashion");
@@ -59,8 +58,7 @@ int main(int argc, char** argv) {
       "distributions fashion, detector and text, that of refinements fashion-5000 and fashion-20000.");
   const auto* numbers = AddList(app, "--numbers", settings.numbers,
                                 "The totals of trained numbers, which are spread evenly over the layers, "
-                                "half for A and half for B; the "
-                                "study of refinements has 144 unless told.",
+                                "half for A and half for B; the study of refinements has 144 unless told.",
                                 CLI::Range(1, 1 << 20));
   app.add_option("--frame-rank", settings.frameRank,
                  "The directions of the weight that a frame has; a narrow layer has fewer.")

@@ -146,8 +146,7 @@ void StudyNumbers(const Settings& settings) {
   NumbersReport report(settings);
   TaskMaker maker(settings);
   for (const std::string& task : settings.tasks) {
-    const bool hasSeveral = task == "fashion-20000";
-    for (const std::uint64_t seed : hasSeveral ? settings.baseSeeds : std::vector<std::uint64_t>{1}) {
+    for (const std::uint64_t seed : BaseSeedsOf(task, settings)) {
       StudyPlace({task, seed}, settings, maker, report);
     }
   }

@@ -101,18 +101,7 @@ class Trainings {
     const Network network = task_.network->Clone();
     for (Index stage = 0; stage < method.stages; ++stage) {
       if (stage > 0) nola::MergeAdapters(*network);
-      Index chosen = 0;
-      double least = std::numeric_limits<double>::infinity();
-      for (Index i = 0; i < method.candidates && method.candidates > 1; ++i) {
-        const Network candidate = network->Clone();
-        Adapt(candidate, method, run.seed, stage * method.candidates + i);
-        nola::TrainingOptions options = task_.recipe(run);
-        options.epochs = 1;
-        const double loss = Fit(*candidate, method, options);
-        if (loss < least) chosen = i;
-        least = std::min(least, loss);
-      }
-      Adapt(network, method, run.seed, stage * method.candidates + chosen);
+      Adapt(network, method, run.seed, ChooseBases(network, method, run, stage));
       if (method.isDistilled) DistilTeacher(*network, run.seed);
       nola::TrainingOptions options = task_.recipe(run);
       options.epochs *= method.epochs;
@@ -150,6 +139,24 @@ class Trainings {
       config = {.targetModules = task_.layers, .kind = nola::AdapterKind::lora, .rank = method.loraRank};
     }
     examples::ByConfig(config)(network, seed);
+  }
+
+  /// The number of the bases with which an epoch ends at the least loss, among a stage's candidates.
+  Index ChooseBases(const Network& network, const Method& method, const Run& run, Index stage) const {
+    const Index first = stage * method.candidates;
+    if (method.candidates == 1) return first;
+    Index chosen = first;
+    double least = std::numeric_limits<double>::infinity();
+    for (Index i = first; i < first + method.candidates; ++i) {
+      const Network candidate = network->Clone();
+      Adapt(candidate, method, run.seed, i);
+      nola::TrainingOptions options = task_.recipe(run);
+      options.epochs = 1;
+      const double loss = Fit(*candidate, method, options);
+      if (loss < least) chosen = i;
+      least = std::min(least, loss);
+    }
+    return chosen;
   }
 
   /// @return the mean loss of the last fifth of the steps.
@@ -313,8 +320,7 @@ void StudyRefinements(const Settings& settings) {
   Report report(settings);
   TaskMaker maker(settings);
   for (const std::string& task : settings.tasks) {
-    const bool hasSeveral = task == "fashion-20000";
-    for (const std::uint64_t seed : hasSeveral ? settings.baseSeeds : std::vector<std::uint64_t>{1}) {
+    for (const std::uint64_t seed : BaseSeedsOf(task, settings)) {
       for (const Index numbers : settings.numbers) StudyPlace({task, seed, numbers}, settings, maker, report);
     }
   }

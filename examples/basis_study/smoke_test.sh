@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A tiny run of the three studies: every method has a row, whose intervals are numbers, and a run that goes on with a table
-# runs what is not in it, and nothing twice.
+# A tiny run of the three studies: every method has a row, whose intervals are numbers, and a run that goes on with a
+# table runs what is not in it, and nothing twice.
 #   smoke_test.sh PROGRAM DIRECTORY
 set -euo pipefail
 [ -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ] || { echo "skipped: no Fashion-MNIST"; exit 77; }

@@ -34,6 +34,10 @@ TaskFacts FactsOf(const std::string& name) {
   return {};
 }
 
+std::vector<std::uint64_t> BaseSeedsOf(const std::string& name, const Settings& settings) {
+  return name == "fashion-20000" ? settings.baseSeeds : std::vector<std::uint64_t>{1};
+}
+
 examples::Task TaskMaker::Make(const std::string& name, std::uint64_t baseSeed) {
   const auto sized = [&](const auto& whole) { return settings_.small ? examples::Small(whole) : whole; };
   if (name == "detector") {

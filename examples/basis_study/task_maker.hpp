@@ -22,6 +22,9 @@ struct TaskFacts {
 };
 TaskFacts FactsOf(const std::string& name);
 
+/// The seeds of the base networks that a task is run on.
+std::vector<std::uint64_t> BaseSeedsOf(const std::string& name, const Settings& settings);
+
 class TaskMaker {
  public:
   /// @param settings  must outlive it.
