@@ -55,6 +55,7 @@ if(TARGET nola_docs)  # not in a project that contains nola
 endif()
 
 # What the compilers say
+set(headerCompiler "")
 foreach(compiler g++ clang++)
   string(MAKE_C_IDENTIFIER ${compiler}_program variable)
   find_program(${variable} ${compiler})
@@ -74,8 +75,10 @@ foreach(compiler g++ clang++)
     set_tests_properties(check_package_${suffix} PROPERTIES LABELS long)
   endif()
 endforeach()
-nola_add_check(headers ${BASH_PROGRAM} ${checks}/headers.sh ${headerCompiler} ${include} ${dependencyFlags})
-set_tests_properties(check_headers PROPERTIES LABELS long)
+if(headerCompiler)
+  nola_add_check(headers ${BASH_PROGRAM} ${checks}/headers.sh ${headerCompiler} ${include} ${dependencyFlags})
+  set_tests_properties(check_headers PROPERTIES LABELS long)
+endif()
 
 nola_add_check(consumers ${BASH_PROGRAM} ${checks}/consumers.sh ${PROJECT_SOURCE_DIR} ${dependencyFlags})
 
